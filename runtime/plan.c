@@ -1,0 +1,690 @@
+/* plan.c: kernel + device + N, H, W -> launch.
+ *
+ * All that a launch needs is worked out once, into an immutable `ready` that plans share and that is freed with the
+ * last of them. A small table keeps the latest, so that making a plan again costs neither generation nor a disk access.
+ * A launch copies its arguments to the stack, puts the caller's pointers in, and calls the device. */
+#include <inttypes.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "context.h"
+
+enum {
+    SETS = 256, WAYS = 4,           /* of the table of ready plans: 1024 in all */
+    MAX_GRID_YZ = 65535,            /* CUDA's limits; x may be INT_MAX */
+    WORKSPACE_ALIGNMENT = 256,
+    N_TENSORS = CJ_ARG_WORKSPACE,   /* the kinds before it are the five tensors */
+    FIELD_BYTES = 48,
+    PROBLEM_BYTES = 512
+};
+
+/* ---- What a plan is made of ---- */
+
+typedef union value { /* an argument: read through its address, as the kernel's parameter type */
+    int32_t i32;
+    int64_t i64;
+    uintptr_t pointer;
+} value;
+
+typedef struct step { /* one launch */
+    cj_function *function;
+    unsigned grid[3], block[3], smem;
+    int n_args;
+    uint8_t kinds[CJ_MAX_ARGS];
+    value values[CJ_MAX_ARGS]; /* of a tensor: 0, of the workspace: an offset; the caller's pointer is added */
+} step;
+
+typedef struct plan_key { /* no padding: compared and hashed as bytes */
+    int64_t sizes[16];
+    int32_t math, layout, activation, bias, residual, unused;
+    float alpha, beta;
+    uint64_t binding;
+} plan_key;
+
+typedef struct ready {
+    atomic_int references;
+    plan_key key;
+    char *wanted;               /* the schedule that was asked for, or NULL */
+    convjit_problem problem;
+    convjit_device device_kind;
+    cj_device *device;
+    int sms;
+    cj_built *built;
+    char *why;                  /* the built kernel's own may speak of another N, H and W */
+    size_t workspace, alignment;
+    bool used[N_TENSORS];
+    int n_steps;
+    step steps[CJ_MAX_LAUNCHES];
+} ready;
+
+struct convjit_plan {
+    ready *ready;
+    convjit_origin origin;
+};
+
+typedef struct module { /* a kernel loaded into one CUDA context, until this context is closed */
+    struct module *next;
+    const cj_built *built;
+    uintptr_t binding;
+    cj_module *loaded;
+} module;
+
+struct cj_plans {
+    pthread_mutex_t lock;         /* guards sets and victim */
+    ready *sets[SETS][WAYS];
+    unsigned victim;
+    pthread_mutex_t modules_lock;
+    module *modules;
+};
+
+static void drop(ready *r)
+{
+    if (!r || atomic_fetch_sub_explicit(&r->references, 1, memory_order_acq_rel) > 1)
+        return;
+    free(r->wanted);
+    free(r->why);
+    free(r);
+}
+
+struct cj_plans *cj_plans_create(void)
+{
+    struct cj_plans *plans = calloc(1, sizeof *plans);
+    if (plans) {
+        pthread_mutex_init(&plans->lock, NULL);
+        pthread_mutex_init(&plans->modules_lock, NULL);
+    }
+    return plans;
+}
+
+void cj_plans_free(struct cj_plans *plans, cj_device *device)
+{
+    if (!plans)
+        return;
+    for (int i = 0; i < SETS * WAYS; i++)
+        drop(plans->sets[i / WAYS][i % WAYS]);
+    for (module *m = plans->modules, *next; m; m = next) {
+        next = m->next;
+        device->unload(device, m->loaded);
+        free(m);
+    }
+    pthread_mutex_destroy(&plans->modules_lock);
+    pthread_mutex_destroy(&plans->lock);
+    free(plans);
+}
+
+/* ---- The table of ready plans ---- */
+
+static plan_key key_of(const convjit_problem *p, uintptr_t binding)
+{
+    return (plan_key){
+        .sizes = {p->n, p->c, p->h, p->w, p->k, p->r, p->s, p->stride_h, p->stride_w, p->pad_top, p->pad_left,
+                  p->pad_bottom, p->pad_right, p->dil_h, p->dil_w, p->groups},
+        .math = (int32_t)p->math, .layout = (int32_t)p->layout, .activation = (int32_t)p->activation,
+        .bias = p->bias, .residual = p->residual, .alpha = p->alpha, .beta = p->beta, .binding = binding,
+    };
+}
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 32;
+}
+
+static ready **set_of(struct cj_plans *plans, const plan_key *key, const char *wanted)
+{
+    uint64_t words[sizeof *key / sizeof(uint64_t)], hash = 0;
+    _Static_assert(sizeof words == sizeof *key, "plan_key is a whole number of words");
+    memcpy(words, key, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        hash = mix(hash, words[i]);
+    for (; wanted && *wanted; wanted++)
+        hash = mix(hash, (unsigned char)*wanted);
+    return plans->sets[hash % SETS];
+}
+
+static bool serves(const ready *r, const plan_key *key, const char *wanted)
+{
+    bool same_wish = r->wanted && wanted ? strcmp(r->wanted, wanted) == 0 : r->wanted == wanted;
+    return same_wish && memcmp(&r->key, key, sizeof *key) == 0;
+}
+
+/* A new reference, or NULL. */
+static ready *recall(struct cj_plans *plans, const plan_key *key, const char *wanted)
+{
+    ready *found = NULL, **set = set_of(plans, key, wanted);
+    pthread_mutex_lock(&plans->lock);
+    for (int i = 0; i < WAYS && !found; i++)
+        if (set[i] && serves(set[i], key, wanted))
+            found = set[i];
+    if (found)
+        atomic_fetch_add_explicit(&found->references, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&plans->lock);
+    return found;
+}
+
+/* Keeps a reference in place of an empty or some older one. Twice the same, by two threads at once, does no harm. */
+static void remember(struct cj_plans *plans, ready *r)
+{
+    ready **set = set_of(plans, &r->key, r->wanted);
+    atomic_fetch_add_explicit(&r->references, 1, memory_order_relaxed);
+    pthread_mutex_lock(&plans->lock);
+    int i = 0;
+    while (i < WAYS && set[i])
+        i++;
+    if (i == WAYS)
+        i = (int)(plans->victim++ % WAYS);
+    ready *old = set[i];
+    set[i] = r;
+    pthread_mutex_unlock(&plans->lock);
+    drop(old);
+}
+
+/* ---- Evaluating a kernel for one N, H, W ---- */
+
+typedef struct evaluation {
+    const cj_kernel *kernel;
+    cj_sizes sizes;
+} evaluation;
+
+/* The value of a field's expression, which must lie in least..most. */
+static convjit_status evaluate(const evaluation *e, const char *field, const char *expr, int64_t least, int64_t most,
+                               int64_t *out)
+{
+    convjit_status status = cj_expr_eval(expr, &e->sizes, out);
+    if (status != CONVJIT_OK)
+        return cj_fail_in(CONVJIT_UNSUPPORTED, "schedule %s: %s", e->kernel->schedule, field);
+    if (*out < least || *out > most)
+        return cj_fail(CONVJIT_UNSUPPORTED, "schedule %s: %s is %" PRId64 " (%s), %s the limit %" PRId64,
+                       e->kernel->schedule, field, *out, expr, *out < least ? "below" : "above",
+                       *out < least ? least : most);
+    return CONVJIT_OK;
+}
+
+static convjit_status check_requires(const evaluation *e)
+{
+    for (int i = 0; i < e->kernel->n_requires; i++) {
+        const char *expr = e->kernel->requires[i].expr;
+        char field[FIELD_BYTES];
+        int64_t holds = 0;
+        snprintf(field, sizeof field, "requires[%d]", i + 1);
+        convjit_status status = evaluate(e, field, expr, INT64_MIN, INT64_MAX, &holds);
+        if (status != CONVJIT_OK)
+            return status;
+        if (!holds)
+            return cj_fail(CONVJIT_UNSUPPORTED, "schedule %s requires %s: %s", e->kernel->schedule, expr,
+                           e->kernel->requires[i].why);
+    }
+    return CONVJIT_OK;
+}
+
+static convjit_status evaluate_grid(const evaluation *e, int launch, step *out)
+{
+    const cj_launch *l = &e->kernel->launches[launch];
+    for (int i = 0; i < 3; i++) {
+        char field[FIELD_BYTES];
+        int64_t blocks;
+        snprintf(field, sizeof field, "launches[%d].grid[%d]", launch + 1, i + 1);
+        convjit_status status = evaluate(e, field, l->grid[i], 1, i == 0 ? INT_MAX : MAX_GRID_YZ, &blocks);
+        if (status != CONVJIT_OK)
+            return status;
+        out->grid[i] = (unsigned)blocks;
+        out->block[i] = (unsigned)l->block[i];
+    }
+    return CONVJIT_OK;
+}
+
+static convjit_status evaluate_arg(const evaluation *e, int launch, int i, ready *r, step *out)
+{
+    const cj_arg *arg = &e->kernel->launches[launch].args[i];
+    out->kinds[i] = (uint8_t)arg->kind;
+    out->values[i] = (value){.i64 = 0};
+    if ((int)arg->kind < N_TENSORS) {
+        r->used[arg->kind] = true;
+        return CONVJIT_OK;
+    }
+    char field[FIELD_BYTES];
+    int64_t least = arg->kind == CJ_ARG_I32 ? INT32_MIN : arg->kind == CJ_ARG_I64 ? INT64_MIN : 0;
+    int64_t most = arg->kind == CJ_ARG_I32 ? INT32_MAX : arg->kind == CJ_ARG_I64 ? INT64_MAX : (int64_t)r->workspace;
+    int64_t number;
+    snprintf(field, sizeof field, "launches[%d].args[%d]", launch + 1, i + 1);
+    convjit_status status = evaluate(e, field, arg->expr, least, most, &number);
+    if (status != CONVJIT_OK)
+        return status;
+    if (arg->kind == CJ_ARG_I32)
+        out->values[i].i32 = (int32_t)number;
+    else if (arg->kind == CJ_ARG_I64)
+        out->values[i].i64 = number;
+    else
+        out->values[i].pointer = (uintptr_t)number;
+    return CONVJIT_OK;
+}
+
+static convjit_status evaluate_launch(const evaluation *e, int launch, ready *r)
+{
+    const cj_launch *l = &e->kernel->launches[launch];
+    step *out = &r->steps[launch];
+    char field[FIELD_BYTES];
+    int64_t smem;
+    snprintf(field, sizeof field, "launches[%d].smem", launch + 1);
+    convjit_status status = evaluate_grid(e, launch, out);
+    if (status == CONVJIT_OK)
+        status = evaluate(e, field, l->smem, 0, __atomic_load_n(&r->device->smem_limit, __ATOMIC_RELAXED), &smem);
+    if (status != CONVJIT_OK)
+        return status;
+    out->smem = (unsigned)smem;
+    out->n_args = l->n_args;
+    for (int i = 0; i < l->n_args && status == CONVJIT_OK; i++)
+        status = evaluate_arg(e, launch, i, r, out);
+    return status;
+}
+
+/* Fills in all of r that depends on the kernel and on N, H, W. CONVJIT_UNSUPPORTED if the kernel cannot serve them. */
+static convjit_status evaluate_kernel(const cj_kernel *kernel, ready *r)
+{
+    const convjit_problem *p = &r->problem;
+    const evaluation e = {kernel, {p->n, p->h, p->w, convjit_problem_p(p), convjit_problem_q(p)}};
+    int64_t workspace = 0;
+    convjit_status status = check_requires(&e);
+    if (status == CONVJIT_OK)
+        status = evaluate(&e, "workspace", kernel->workspace, 0, INT64_MAX, &workspace);
+    r->workspace = (size_t)workspace;
+    r->alignment = (size_t)kernel->align;
+    r->n_steps = kernel->n_launches;
+    for (int i = 0; i < kernel->n_launches && status == CONVJIT_OK; i++)
+        status = evaluate_launch(&e, i, r);
+    return status;
+}
+
+/* ---- Loading ---- */
+
+/* Under modules_lock. */
+static convjit_status load_module(struct cj_plans *plans, cj_device *device, const cj_built *built, uintptr_t binding,
+                                  cj_module **out)
+{
+    module *m = plans->modules;
+    while (m && (m->built != built || m->binding != binding))
+        m = m->next;
+    if (!m) {
+        m = calloc(1, sizeof *m);
+        if (!m)
+            return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a module");
+        *m = (module){.next = plans->modules, .built = built, .binding = binding};
+        convjit_status status = device->load(device, binding, cj_built_binary(built), &m->loaded);
+        if (status != CONVJIT_OK) {
+            free(m);
+            return cj_fail_in(status, "kernel %s", cj_built_kernel(built)->name);
+        }
+        plans->modules = m;
+    }
+    *out = m->loaded;
+    return CONVJIT_OK;
+}
+
+static convjit_status load_functions(struct cj_plans *plans, ready *r)
+{
+    cj_module *loaded = NULL;
+    pthread_mutex_lock(&plans->modules_lock);
+    convjit_status status = load_module(plans, r->device, r->built, (uintptr_t)r->key.binding, &loaded);
+    for (int i = 0; i < r->n_steps && status == CONVJIT_OK; i++)
+        status = r->device->function(r->device, loaded, cj_built_kernel(r->built)->launches[i].entry, r->steps[i].smem,
+                                     &r->steps[i].function);
+    pthread_mutex_unlock(&plans->modules_lock);
+    return status;
+}
+
+/* ---- Choosing a kernel ---- */
+
+typedef struct choice {
+    convjit *cj;
+    const convjit_problem *problem;
+    const char *wanted;
+    char arch[16];
+    int sms;
+    uintptr_t binding;
+    char *first;            /* the schedule that was tried first */
+    bool lacks_compiler;    /* some kernel was not in the cache and could not be compiled */
+    char *no_compiler;      /* the first message that said so */
+    cj_text unsuited;       /* why those that were tried cannot serve this N, H and W */
+} choice;
+
+static ready *new_ready(const choice *c)
+{
+    ready *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->references = 1;
+    r->key = key_of(c->problem, c->binding);
+    memcpy(&r->problem, c->problem, sizeof r->problem);
+    r->problem.size = sizeof r->problem;
+    r->device_kind = c->cj->config.device;
+    r->device = c->cj->device;
+    r->sms = c->sms;
+    r->wanted = c->wanted ? strdup(c->wanted) : NULL;
+    if (c->wanted && !r->wanted) {
+        drop(r);
+        return NULL;
+    }
+    return r;
+}
+
+/* Notes why a schedule does not serve, for the end: "A; B; C". */
+static void note_unsuited(choice *c)
+{
+    cj_text_printf(&c->unsuited, "%s%s", c->unsuited.length ? "; " : "", convjit_errmsg());
+}
+
+static void note_no_compiler(choice *c)
+{
+    if (!c->lacks_compiler)
+        c->no_compiler = strdup(convjit_errmsg());
+    c->lacks_compiler = true;
+}
+
+/* Evaluates, compiles and loads a kernel, which it takes over. *another: the failure is one that another schedule may
+ * not have. */
+static convjit_status prepare(choice *c, cj_kernel *kernel, ready *r, convjit_origin *origin, bool *another)
+{
+    convjit_status status = evaluate_kernel(kernel, r);
+    r->why = strdup(kernel->why);
+    if (status == CONVJIT_OK && !r->why)
+        status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a plan");
+    if (status != CONVJIT_OK) {
+        *another = status == CONVJIT_UNSUPPORTED;
+        if (*another)
+            note_unsuited(c);
+        cj_kernel_free(kernel);
+        return status;
+    }
+    status = cj_compile(c->cj, kernel, !c->lacks_compiler, &r->built, origin);
+    *another = status == CONVJIT_NO_COMPILER;
+    if (*another)
+        note_no_compiler(c);
+    return status == CONVJIT_OK ? load_functions(c->cj->plans, r) : status;
+}
+
+static convjit_status try_schedule(choice *c, const char *schedule, ready **out, convjit_origin *origin, bool *another)
+{
+    cj_kernel *kernel = NULL;
+    *another = false;
+    convjit_status status = cj_context_generate(c->cj, c->problem, c->arch, c->sms, schedule, &kernel);
+    if (status != CONVJIT_OK)
+        return status;
+    if (!c->first)
+        c->first = strdup(kernel->schedule); /* NULL: it will be tried again, no harm */
+    ready *r = new_ready(c);
+    if (!r) {
+        cj_kernel_free(kernel);
+        return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a plan");
+    }
+    status = prepare(c, kernel, r, origin, another);
+    if (status == CONVJIT_OK)
+        *out = r;
+    else
+        drop(r);
+    return status;
+}
+
+/* true if a candidate is one of those that were asked for, and not tried yet. */
+static bool is_left(const choice *c, const char *spec)
+{
+    size_t n = c->wanted ? strlen(c->wanted) : 0;
+    if (c->first && strcmp(spec, c->first) == 0)
+        return false;
+    return !c->wanted || (strncmp(spec, c->wanted, n) == 0 && spec[n] == ':');
+}
+
+static convjit_status fail_choice(const choice *c)
+{
+    if (c->lacks_compiler)
+        return cj_fail(CONVJIT_NO_COMPILER, "%s", c->no_compiler ? c->no_compiler : "no kernel in the cache serves");
+    return cj_fail(CONVJIT_UNSUPPORTED, "%s", c->unsuited.failed ? "no schedule serves" : c->unsuited.data);
+}
+
+/* The best candidate may not run for this N, H and W, or may not be in the cache of a machine that cannot compile: then
+ * the next one that can serves. */
+static convjit_status try_others(choice *c, ready **out, convjit_origin *origin)
+{
+    char **specs = NULL;
+    size_t n = 0;
+    convjit_status status = cj_context_candidates(c->cj, c->problem, c->arch, c->sms, &specs, &n);
+    bool another = status == CONVJIT_OK, served = false;
+    for (size_t i = 0; i < n && another && !served; i++)
+        if (is_left(c, specs[i])) {
+            status = try_schedule(c, specs[i], out, origin, &another);
+            served = status == CONVJIT_OK;
+        }
+    cj_strings_free(specs, n);
+    return served || !another ? status : fail_choice(c);
+}
+
+static convjit_status choose(choice *c, ready **out, convjit_origin *origin)
+{
+    bool another, exact = c->wanted && strchr(c->wanted, ':');
+    convjit_status status = try_schedule(c, c->wanted, out, origin, &another);
+    if (status != CONVJIT_OK && another && !exact)
+        status = try_others(c, out, origin);
+    free(c->first);
+    free(c->no_compiler);
+    cj_text_free(&c->unsuited);
+    return status;
+}
+
+/* ---- Making and destroying plans ---- */
+
+static const char *origin_name(convjit_origin origin)
+{
+    static const char *const names[] = {"memory", "disk", "compiled"};
+    return names[origin];
+}
+
+static double milliseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static const char *schedule_of(const ready *r)
+{
+    return cj_built_kernel(r->built)->schedule;
+}
+
+static void log_plan(convjit *cj, const convjit_plan *plan, double ms)
+{
+    char problem[PROBLEM_BYTES];
+    convjit_problem_format(&plan->ready->problem, problem, sizeof problem);
+    cj_log_line(&cj->log, 1, "convjit,v1,plan,%s,%s,%s,%.3f", problem, schedule_of(plan->ready),
+                origin_name(plan->origin), ms);
+}
+
+/* At level 2: why each other schedule was refused. Costs a generation, so not for a plan that was recalled. */
+static void log_refusals(const choice *c)
+{
+    char problem[PROBLEM_BYTES], **lines = NULL;
+    size_t n = 0;
+    convjit_problem_format(c->problem, problem, sizeof problem);
+    if (cj_context_refusals(c->cj, c->problem, c->arch, c->sms, &lines, &n) != CONVJIT_OK)
+        return;
+    for (size_t i = 0; i < n; i++)
+        cj_log_line(&c->cj->log, 2, "convjit,v1,refused,%s,%s", problem, lines[i]);
+    cj_strings_free(lines, n);
+}
+
+static convjit_status find_ready(choice *c, ready **out, convjit_origin *origin)
+{
+    plan_key key = key_of(c->problem, c->binding);
+    *origin = CONVJIT_FROM_MEMORY;
+    *out = recall(c->cj->plans, &key, c->wanted);
+    if (*out)
+        return CONVJIT_OK;
+    convjit_status status = convjit_problem_check(c->problem); /* what is recalled has been checked before */
+    if (status == CONVJIT_OK)
+        status = choose(c, out, origin);
+    if (status != CONVJIT_OK)
+        return status;
+    remember(c->cj->plans, *out);
+    if (c->cj->log.level >= 2)
+        log_refusals(c);
+    return CONVJIT_OK;
+}
+
+convjit_status convjit_plan_create_with(convjit_plan **out, convjit *cj, const convjit_problem *problem,
+                                        const char *schedule)
+{
+    if (!out || !cj)
+        return cj_fail(CONVJIT_INVALID, "%s is NULL", out ? "cj" : "plan");
+    double start = cj->log.level ? milliseconds() : 0;
+    choice c = {.cj = cj, .problem = problem, .wanted = schedule};
+    convjit_status status = cj_check_struct(problem, sizeof *problem, "convjit_problem");
+    if (status == CONVJIT_OK)
+        status = cj->device->bind(cj->device, c.arch, &c.sms, &c.binding);
+    if (status != CONVJIT_OK)
+        return status;
+    convjit_plan *plan = calloc(1, sizeof *plan);
+    if (!plan)
+        return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a plan");
+    status = find_ready(&c, &plan->ready, &plan->origin);
+    if (status != CONVJIT_OK) {
+        free(plan);
+        return status;
+    }
+    if (cj->log.level)
+        log_plan(cj, plan, milliseconds() - start);
+    *out = plan;
+    return CONVJIT_OK;
+}
+
+convjit_status convjit_plan_create(convjit_plan **plan, convjit *cj, const convjit_problem *problem)
+{
+    return convjit_plan_create_with(plan, cj, problem, NULL);
+}
+
+void convjit_plan_destroy(convjit_plan *plan)
+{
+    if (!plan)
+        return;
+    drop(plan->ready);
+    free(plan);
+}
+
+/* ---- Launching ---- */
+
+static const char *const pointer_names[N_TENSORS + 1] = {"input", "weights", "bias", "residual", "output", "workspace"};
+
+/* Says which of the pointers is wrong. */
+static convjit_status fail_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 1])
+{
+    for (int i = 0; i <= N_TENSORS; i++) {
+        bool used = i < N_TENSORS ? r->used[i] : r->workspace > 0;
+        size_t alignment = i < N_TENSORS ? r->alignment : WORKSPACE_ALIGNMENT;
+        if (used && !pointers[i])
+            return cj_fail(CONVJIT_INVALID, "%s is NULL", pointer_names[i]);
+        if (used && pointers[i] % alignment)
+            return cj_fail(CONVJIT_INVALID, "%s is not aligned to %zu bytes", pointer_names[i], alignment);
+    }
+    return cj_fail(CONVJIT_INVALID, "output is also the input, the weights or the bias");
+}
+
+static bool check_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 1])
+{
+    uintptr_t all = 0, output = pointers[CJ_ARG_OUTPUT];
+    bool ok = r->workspace == 0 || (pointers[N_TENSORS] && pointers[N_TENSORS] % WORKSPACE_ALIGNMENT == 0);
+    for (int i = 0; i < N_TENSORS; i++) {
+        all |= r->used[i] ? pointers[i] : 0;
+        ok &= !r->used[i] || pointers[i];
+    }
+    for (int i = CJ_ARG_INPUT; i <= CJ_ARG_BIAS; i++)
+        ok &= !r->used[i] || pointers[i] != output;
+    return ok && (all & (r->alignment - 1)) == 0;
+}
+
+static convjit_status launch_step(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
+{
+    value values[CJ_MAX_ARGS];
+    void *args[CJ_MAX_ARGS];
+    for (int i = 0; i < s->n_args; i++) {
+        values[i] = s->values[i];
+        if (s->kinds[i] <= N_TENSORS)
+            values[i].pointer += pointers[s->kinds[i]];
+        args[i] = &values[i];
+    }
+    return r->device->launch(r->device, s->function, s->grid, s->block, s->smem, args, s->n_args, stream);
+}
+
+convjit_status convjit_plan_launch(const convjit_plan *plan, const convjit_tensors *t, void *stream)
+{
+    if (!plan)
+        return cj_fail(CONVJIT_INVALID, "plan is NULL");
+    convjit_status status = cj_check_struct(t, sizeof *t, "convjit_tensors");
+    if (status != CONVJIT_OK)
+        return status;
+    const ready *r = plan->ready;
+    const uintptr_t pointers[N_TENSORS + 1] = {
+        [CJ_ARG_INPUT] = (uintptr_t)t->input, [CJ_ARG_WEIGHTS] = (uintptr_t)t->weights,
+        [CJ_ARG_BIAS] = (uintptr_t)t->bias, [CJ_ARG_RESIDUAL] = (uintptr_t)t->residual,
+        [CJ_ARG_OUTPUT] = (uintptr_t)t->output, [CJ_ARG_WORKSPACE] = (uintptr_t)t->workspace,
+    };
+    if (!check_pointers(r, pointers))
+        return fail_pointers(r, pointers);
+    for (int i = 0; i < r->n_steps && status == CONVJIT_OK; i++)
+        status = launch_step(r, &r->steps[i], pointers, stream);
+    return status;
+}
+
+/* ---- Facts about a plan ---- */
+
+size_t convjit_plan_workspace(const convjit_plan *plan)
+{
+    return plan->ready->workspace;
+}
+
+size_t convjit_plan_alignment(const convjit_plan *plan)
+{
+    return plan->ready->alignment;
+}
+
+const char *convjit_plan_schedule(const convjit_plan *plan)
+{
+    return schedule_of(plan->ready);
+}
+
+convjit_origin convjit_plan_origin(const convjit_plan *plan)
+{
+    return plan->origin;
+}
+
+static void describe_step(const ready *r, int i, cj_text *out)
+{
+    const step *s = &r->steps[i];
+    cj_resources used = {0};
+    r->device->resources(r->device, s->function, &used);
+    cj_text_printf(out, "launch     %s\n", cj_built_kernel(r->built)->launches[i].entry);
+    cj_text_printf(out, "           grid %u x %u x %u, block %u x %u x %u\n", s->grid[0], s->grid[1], s->grid[2],
+                   s->block[0], s->block[1], s->block[2]);
+    cj_text_printf(out, "           %d registers and %d bytes of local memory a thread, %u bytes of shared a block\n",
+                   used.registers, used.local_bytes, s->smem + (unsigned)used.static_smem);
+}
+
+convjit_status convjit_plan_describe(const convjit_plan *plan, char **text)
+{
+    if (!plan || !text)
+        return cj_fail(CONVJIT_INVALID, "%s is NULL", plan ? "text" : "plan");
+    const ready *r = plan->ready;
+    const cj_kernel *kernel = cj_built_kernel(r->built);
+    char problem[PROBLEM_BYTES];
+    cj_text out = {0};
+    convjit_problem_format(&r->problem, problem, sizeof problem);
+    cj_text_printf(&out, "problem    %s\n", problem);
+    cj_text_printf(&out, "device     %s, %s, %d multiprocessors\n", r->device_kind == CONVJIT_EMU ? "emulated" : "GPU",
+                   kernel->arch, r->sms);
+    cj_text_printf(&out, "schedule   %s\n           %s\n", kernel->schedule, r->why);
+    cj_text_printf(&out, "kernel     %s, from %s\n", kernel->name,
+                   plan->origin == CONVJIT_COMPILED ? "the compiler" : origin_name(plan->origin));
+    for (int i = 0; i < r->n_steps; i++)
+        describe_step(r, i, &out);
+    cj_text_printf(&out, "workspace  %zu bytes\nalignment  %zu bytes\n", r->workspace, r->alignment);
+    return cj_text_take(&out, text);
+}

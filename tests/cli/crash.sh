@@ -1,0 +1,71 @@
+#!/bin/sh
+# crash safety: precompile is killed with SIGKILL at random moments. Each time the cache must verify clean, and the next run
+# must leave exactly the entries of a run that was never disturbed. First with a stand-in for NVRTC, then with the real one.
+real_nvrtc=${CONVJIT_NVRTC-}
+. tests/cli/common
+seed=${SEED:-$$}
+echo "SEED=$seed"
+
+problems=$(seq -f 'n1c3h8w8k%gr3s3' 1 24)
+
+# delays N LEAST MOST: prints N random numbers of seconds
+delays()
+{
+    awk -v n="$1" -v least="$2" -v most="$3" -v seed="$seed" \
+        'BEGIN { srand(seed); while (n-- > 0) printf "%.4f\n", least + rand() * (most - least) }'
+}
+seconds() { awk -v from="$1" -v to="$2" 'BEGIN { print (to - from) / 1e9 }'; }
+entries() { find "$1" -name '*.cjk' 2>/dev/null | wc -l; }
+
+# round DELAY WANTED PROBLEM...: kills a run over a cold cache; then the next run, which must match the directory WANTED.
+round()
+{
+    delay=$1 wanted=$2 CONVJIT_CACHE_DIR=$work/cache
+    shift 2
+    rm -rf "$CONVJIT_CACHE_DIR"
+    status=0
+    timeout -s KILL "$delay" "$convjit" precompile "$@" --jobs 2 >/dev/null 2>&1 || status=$?
+    left=$(entries "$CONVJIT_CACHE_DIR") whole=$(entries "$wanted")
+    if [ $status = 137 ]; then
+        killed=$((killed + 1))
+        [ "$left" -eq 0 ] || [ "$left" -eq "$whole" ] || midway=$((midway + 1))
+    fi
+    "$convjit" cache verify >"$work/out" 2>&1 || { fail "cache verify, after $delay s: $(cat "$work/out")"; return; }
+    grep -q "^$left entries, 0 damaged$" "$work/out" || { fail "after $delay s: $(cat "$work/out")"; return; }
+    "$convjit" precompile "$@" --jobs 2 >"$work/out" 2>&1 || { fail "the next run, after $delay s: $(cat "$work/out")"; return; }
+    grep -q ": $((whole - left)) compiled, $left already there, 0 failed" "$work/out" ||
+        { fail "the next run, after $delay s with $left entries: $(cat "$work/out")"; return; }
+    "$convjit" cache prune >/dev/null 2>&1 || { fail "cache prune, after $delay s"; return; }
+    diff -r "$wanted" "$CONVJIT_CACHE_DIR" >"$work/out" 2>&1 || { fail "after $delay s: $(cat "$work/out")"; return; }
+    pass
+}
+
+# rounds N FROM NAME PROBLEM...: an undisturbed run first, into a directory NAME, which also says how long one takes; then N
+# that are killed at some moment behind that part FROM of the time.
+rounds()
+{
+    n=$1 start=$2 wanted=$work/$3 killed=0 midway=0
+    shift 3
+    from=$(date +%s%N)
+    expect 0 env CONVJIT_CACHE_DIR="$wanted" "$convjit" precompile "$@" --jobs 2; none_err
+    whole_run=$(seconds "$from" "$(date +%s%N)")
+    for delay in $(delays "$n" "$(awk "BEGIN { print $start * $whole_run }")" "$whole_run"); do
+        round "$delay" "$wanted" "$@"
+    done
+    echo "$n rounds of $whole_run s: $killed killed, $midway of them with some entries written"
+}
+
+export FAKE_NVRTC_MS=5
+rounds 200 0 wanted $problems
+ok 'most of 200 runs were killed' [ $killed -ge 100 ]
+ok 'and many of those midway' [ $midway -ge 50 ]
+
+unset CONVJIT_NVRTC
+[ -z "$real_nvrtc" ] || export CONVJIT_NVRTC="$real_nvrtc"
+if "$convjit" info --json 2>/dev/null | grep -q '"identity":"libnvrtc'; then
+    rounds 5 0.5 wanted-real $(seq -f 'n1c3h8w8k%gr3s3' 1 6)
+else
+    echo 'no real NVRTC here'
+    skipped=$((skipped + 1))
+fi
+done_with cli-crash

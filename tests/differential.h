@@ -1,0 +1,282 @@
+/* differential.h: random problems on a device against the reference on the CPU; tests/emu/direct.c and tests/gpu/exact.c
+ * say how many of what. Every run draws fresh data unless $CONVJIT_TEST_SEED repeats an earlier one. */
+#ifndef DIFFERENTIAL_H
+#define DIFFERENTIAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+#include "check.h"
+#include "internal.h"
+
+/* ---- random numbers: splitmix64 (Steele, Lea, Flood 2014), one stream a tuple ---- */
+
+typedef struct rng { uint64_t state; } rng;
+
+static uint64_t rng_next(rng *r)
+{
+    uint64_t z = r->state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static int64_t rng_range(rng *r, int64_t least, int64_t most)
+{
+    return least + (int64_t)(rng_next(r) % (uint64_t)(most - least + 1));
+}
+
+static bool rng_chance(rng *r, int percent) { return rng_range(r, 1, 100) <= percent; }
+
+static uint64_t test_seed(void)
+{
+    const char *given = getenv("CONVJIT_TEST_SEED");
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return given ? strtoull(given, NULL, 0) : (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec + (uint64_t)getpid();
+}
+
+/* ---- problems ---- */
+
+/* A tuple over all fields: small and odd sizes are likely, large ones possible. */
+static void draw_tuple(rng *r, convjit_problem *p)
+{
+    static const int64_t channels[] = { 1, 1, 2, 3, 3, 4, 5, 7, 8, 8, 11, 13, 16, 16, 17, 23, 32, 33, 64 };
+    static const int64_t taps[] = { 1, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 7, 9, 11 };
+    enum { CHANNELS = sizeof channels / sizeof *channels, TAPS = sizeof taps / sizeof *taps };
+    convjit_problem_init(p);
+    p->r = taps[rng_range(r, 0, TAPS - 1)];
+    p->s = rng_chance(r, 60) ? p->r : taps[rng_range(r, 0, TAPS - 1)];
+    if (rng_chance(r, 3)) p->s = rng_range(r, 12, 40);
+    if (rng_chance(r, 3)) p->r = rng_range(r, 12, 40);
+    int64_t c = channels[rng_range(r, 0, CHANNELS - 1)], k = channels[rng_range(r, 0, CHANNELS - 1)];
+    if (rng_chance(r, 35)) { /* grouped: groups x few channels each; depthwise with a multiplier among them */
+        p->groups = rng_chance(r, 50) ? rng_range(r, 2, 40) : 8 << rng_range(r, 0, 3);
+        if (rng_chance(r, 50)) c = 1;
+        if (rng_chance(r, 50)) k = rng_range(r, 1, 3);
+        while (c * p->groups > 128) c = (c + 1) / 2, p->groups = (p->groups + 1) / 2;
+        if (k > 16) k = 16;
+    }
+    p->c = c * p->groups;
+    p->k = k * p->groups;
+    p->stride_h = rng_chance(r, 60) ? 1 : rng_range(r, 1, 4);
+    p->stride_w = rng_chance(r, 70) ? p->stride_h : rng_range(r, 1, 5);
+    p->dil_h = rng_chance(r, 75) ? 1 : rng_range(r, 1, 5);
+    p->dil_w = rng_chance(r, 75) ? p->dil_h : rng_range(r, 1, 13);
+    if (rng_chance(r, 60)) {
+        int64_t most_h = p->dil_h * (p->r - 1) + 2, most_w = p->dil_w * (p->s - 1) + 3; /* more than the filter, sometimes */
+        p->pad_top = p->pad_bottom = rng_range(r, 0, most_h);
+        p->pad_left = p->pad_right = rng_range(r, 0, most_w);
+        if (rng_chance(r, 30)) {
+            p->pad_bottom = rng_range(r, 0, most_h);
+            p->pad_right = rng_range(r, 0, most_w);
+        }
+    }
+    p->math = (convjit_math)rng_range(r, 0, CONVJIT_MATH_COUNT - 1);
+    p->layout = (convjit_layout)rng_range(r, 0, CONVJIT_LAYOUT_COUNT - 1);
+    p->bias = rng_chance(r, 40);
+    p->residual = rng_chance(r, 25);
+    if (rng_chance(r, 50)) p->activation = (convjit_activation)rng_range(r, 0, CONVJIT_ACTIVATION_COUNT - 1);
+    if (p->activation == CONVJIT_LEAKY_RELU) p->alpha = rng_chance(r, 50) ? 0.01f : 0.25f;
+    if (p->activation == CONVJIT_CLAMP) p->alpha = -(float)rng_range(r, 0, 8), p->beta = (float)rng_range(r, 0, 8);
+}
+
+/* N, H and W for a tuple: at most about `macs` multiply-adds, outputs of 1x1 among them. */
+static void draw_sizes(rng *r, convjit_problem *p, double macs)
+{
+    int64_t least_h = p->dil_h * (p->r - 1) + 1 - p->pad_top - p->pad_bottom;
+    int64_t least_w = p->dil_w * (p->s - 1) + 1 - p->pad_left - p->pad_right;
+    if (least_h < 1) least_h = 1;
+    if (least_w < 1) least_w = 1;
+    double each = (double)(p->c / p->groups) * (double)(p->r * p->s) * (double)p->k; /* one output pixel */
+    double pixels = macs / each;
+    int64_t side = 1;
+    while ((double)((side + 1) * (side + 1)) <= pixels && side < 200) side++;
+    p->n = rng_chance(r, 60) ? 1 : rng_range(r, 1, 5);
+    p->h = least_h + rng_range(r, 0, side) * p->stride_h + rng_range(r, 0, p->stride_h - 1);
+    p->w = least_w + rng_range(r, 0, side) * p->stride_w + rng_range(r, 0, p->stride_w - 1);
+    if (rng_chance(r, 8)) p->h = least_h, p->w = least_w;
+    while (p->n > 1 && each * (double)p->n * (double)(convjit_problem_p(p) * convjit_problem_q(p)) > 2 * macs) p->n--;
+}
+
+/* ---- one problem ---- */
+
+enum { GUARD = 4096 }; /* bytes before and behind the output that must stay as they were */
+
+typedef struct run_tensors {
+    void *host[CONVJIT_TENSOR_COUNT], *device[CONVJIT_TENSOR_COUNT], *workspace;
+    size_t bytes[CONVJIT_TENSOR_COUNT];
+} run_tensors;
+
+static void run_free(convjit *cj, run_tensors *t)
+{
+    for (int i = 0; i < CONVJIT_TENSOR_COUNT; i++) {
+        free(t->host[i]);
+        convjit_device_free(cj, t->device[i]);
+    }
+    convjit_device_free(cj, t->workspace);
+}
+
+static convjit_status run_setup(convjit *cj, const convjit_problem *p, bool exact, uint64_t seed, run_tensors *t)
+{
+    for (int i = 0; i < CONVJIT_TENSOR_COUNT; i++) {
+        t->bytes[i] = (size_t)convjit_problem_elements(p, (convjit_tensor)i) * convjit_element_size(p->math);
+        if (!t->bytes[i]) continue;
+        size_t guard = i == CONVJIT_OUTPUT ? 2 * GUARD : 0;
+        t->host[i] = malloc(t->bytes[i] + guard);
+        if (!t->host[i]) return cj_fail(CONVJIT_NO_MEMORY, "test: no memory");
+        convjit_status s = convjit_device_alloc(cj, &t->device[i], t->bytes[i] + guard);
+        if (s) return s;
+        if (i == CONVJIT_OUTPUT) memset(t->host[i], 0xff, t->bytes[i] + guard); /* poison: NaN in every type */
+        else cj_reference_fill(p, (convjit_tensor)i, exact, seed, t->host[i]);
+        s = convjit_device_write(cj, t->device[i], t->host[i], t->bytes[i] + guard);
+        if (s) return s;
+    }
+    return CONVJIT_OK;
+}
+
+static bool all_poison(const unsigned char *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (bytes[i] != 0xff) return false;
+    return true;
+}
+
+/* Runs a problem with a schedule (NULL: the predicted best) and compares. *plan_schedule (128 bytes) receives its name. */
+static convjit_status run_problem(convjit *cj, const convjit_problem *p, const char *schedule, bool exact, uint64_t seed,
+                                  uint64_t max_macs, cj_check *result, char used[256])
+{
+    run_tensors t = { 0 };
+    convjit_plan *plan = NULL;
+    convjit_status s = convjit_plan_create_with(&plan, cj, p, schedule);
+    if (!s) snprintf(used, 256, "%s", convjit_plan_schedule(plan));
+    if (!s) s = run_setup(cj, p, exact, seed, &t);
+    if (!s && convjit_plan_workspace(plan)) s = convjit_device_alloc(cj, &t.workspace, convjit_plan_workspace(plan));
+    if (!s) {
+        convjit_tensors device = { .size = sizeof device, .input = t.device[CONVJIT_INPUT],
+                                   .weights = t.device[CONVJIT_WEIGHTS], .bias = t.device[CONVJIT_BIAS],
+                                   .residual = t.device[CONVJIT_RESIDUAL],
+                                   .output = (char *)t.device[CONVJIT_OUTPUT] + GUARD, .workspace = t.workspace };
+        s = convjit_plan_launch(plan, &device, NULL);
+    }
+    if (!s) s = convjit_device_sync(cj, NULL);
+    unsigned char *y = t.host[CONVJIT_OUTPUT];
+    size_t y_bytes = t.bytes[CONVJIT_OUTPUT];
+    if (!s) s = convjit_device_read(cj, y, t.device[CONVJIT_OUTPUT], y_bytes + 2 * GUARD);
+    if (!s && (!all_poison(y, GUARD) || !all_poison(y + GUARD + y_bytes, GUARD)))
+        s = cj_fail(CONVJIT_DRIVER, "bytes before or behind the output were written");
+    if (!s) {
+        convjit_tensors host = { .size = sizeof host, .input = t.host[CONVJIT_INPUT], .weights = t.host[CONVJIT_WEIGHTS],
+                                 .bias = t.host[CONVJIT_BIAS], .residual = t.host[CONVJIT_RESIDUAL], .output = y + GUARD };
+        s = cj_reference_check(p, &host, exact, max_macs, seed, result);
+    }
+    run_free(cj, &t);
+    convjit_plan_destroy(plan);
+    return s;
+}
+
+/* ---- many problems ---- */
+
+typedef struct campaign {
+    convjit *cj;
+    const char *arch;       /* for the list of candidates */
+    uint64_t seed;
+    int tuples, sizes;      /* problems = tuples * sizes */
+    double macs;            /* of a problem, about */
+    bool exact;
+    int threads;
+    atomic_int next, problems;
+    pthread_mutex_t lock;
+    char **kernels;         /* distinct tuple + schedule */
+    int n_kernels;
+    cj_script *script;      /* under lock */
+} campaign;
+
+static void count_kernel(campaign *c, const convjit_problem *p, const char *schedule)
+{
+    char name[1024];
+    size_t n = cj_kernel_tuple(p, name, sizeof name);
+    snprintf(name + n, sizeof name - n, " %s", schedule);
+    pthread_mutex_lock(&c->lock);
+    int i = 0;
+    while (i < c->n_kernels && strcmp(c->kernels[i], name) != 0) i++;
+    if (i == c->n_kernels) {
+        c->kernels = realloc(c->kernels, (size_t)(i + 1) * sizeof *c->kernels);
+        c->kernels[c->n_kernels++] = strdup(name);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Sometimes another candidate than the best, and variants that no candidate list holds for small images: 64-bit offsets. */
+static char *draw_schedule(campaign *c, rng *r, const convjit_problem *p)
+{
+    if (rng_chance(r, 40)) return NULL;
+    char **specs = NULL, *chosen = NULL;
+    size_t n = 0;
+    pthread_mutex_lock(&c->lock);
+    convjit_status s = cj_script_candidates(c->script, p, c->arch, 0, &specs, &n);
+    pthread_mutex_unlock(&c->lock);
+    if (s) return NULL; /* the plan fails for the same reason, and reports it */
+    size_t pick = (size_t)rng_range(r, 0, (int64_t)n - 1);
+    for (size_t i = 0; i < n; i++) {
+        if (i == pick) chosen = specs[i];
+        else free(specs[i]);
+    }
+    free(specs);
+    char *wide = strstr(chosen, "wide=0");
+    if (wide && rng_chance(r, 15)) wide[5] = '1';
+    return chosen;
+}
+
+static void *campaign_thread(void *user)
+{
+    campaign *c = user;
+    for (int i; (i = atomic_fetch_add(&c->next, 1)) < c->tuples;) {
+        rng r = { c->seed + (uint64_t)i * 0x632be59bd9b4e019u };
+        convjit_problem p;
+        draw_tuple(&r, &p);
+        char *schedule = NULL;
+        for (int j = 0; j < c->sizes; j++) {
+            draw_sizes(&r, &p, c->macs);
+            if (j == 0) schedule = draw_schedule(c, &r, &p);
+            char text[512], used[256] = "";
+            convjit_problem_format(&p, text, sizeof text);
+            cj_check result = { 0 };
+            convjit_status s = run_problem(c->cj, &p, schedule, c->exact, rng_next(&r), 0, &result, used);
+            CHECK_THAT(s == CONVJIT_OK && result.wrong == 0 && result.of > 0,
+                       "seed %llu tuple %d: %s %s: %s; %llu wrong of %llu: %s", (unsigned long long)c->seed, i, text,
+                       used[0] ? used : schedule ? schedule : "", s ? convjit_errmsg() : "ran",
+                       (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
+            if (!s) count_kernel(c, &p, used);
+            atomic_fetch_add(&c->problems, 1);
+        }
+        free(schedule);
+    }
+    return NULL;
+}
+
+/* Runs all problems and prints how many there were. Returns the number of distinct kernels. */
+static int campaign_run(campaign *c)
+{
+    pthread_t threads[64];
+    pthread_mutex_init(&c->lock, NULL);
+    CHECK_OK(cj_script_open(&c->script, NULL));
+    if (!c->script) return 0;
+    int n = c->threads > 64 ? 64 : c->threads;
+    for (int i = 0; i < n; i++)
+        if (pthread_create(&threads[i], NULL, campaign_thread, c)) { n = i; break; }
+    if (n == 0) campaign_thread(c);
+    for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
+    printf("%d problems (%s data) on %d kernels, seed %llu\n", atomic_load(&c->problems), c->exact ? "integer" : "random",
+           c->n_kernels, (unsigned long long)c->seed);
+    int kernels = c->n_kernels;
+    for (int i = 0; i < c->n_kernels; i++) free(c->kernels[i]);
+    free(c->kernels);
+    cj_script_close(c->script);
+    pthread_mutex_destroy(&c->lock);
+    return kernels;
+}
+
+#endif

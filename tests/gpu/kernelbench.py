@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Dumped files as KernelBench's ModelNew: its own problems, its own way to compare, on a GPU with PyTorch.
+
+usage: kernelbench.py [--only REGEX] [--mode f32|tf32] [--rounds N] [FOLDER]
+
+FOLDER is a checkout of KernelBench, or its level1 folder; $KERNELBENCH if not given; without either nothing is tested.
+For each convolution of level 1: the problem file and the dumped file are executed, Model and ModelNew are built from
+get_init_inputs() behind the same seed, and their outputs must agree on five random inputs within KernelBench's
+tolerance. PyTorch's default allows TF32 in convolutions. Where its own strict FP32 does not agree with that so, an f32
+kernel cannot either: it must agree with strict FP32 instead, and counts as skipped. Prints both medians of times;
+tests/bench/bench.py measures with more care.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+BUILD = Path(os.environ.get("BUILD") or "build")
+NUMBERS = (50, 55, 56, 62, 63, 80, 82, 83, 84, 85, 87)
+TRIALS, TOLERANCE = 5, 1e-4  # KernelBench's for float32, absolute and relative
+
+# Problems whose Model takes other arguments than nn.Conv2d: from those to nn.Conv2d's.
+ADAPTERS = {
+    50: lambda num_classes: (3, 96),
+    82: lambda channels, kernel_size, stride, padding: (channels, channels, kernel_size, stride, padding),
+    83: lambda channels, rows, stride, padding, dilation: (channels, channels, (rows, 1), stride, padding, dilation),
+    85: lambda channels, _, r, s, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups: (
+        channels,
+        channels,
+        (r, s),
+        (stride_h, stride_w),
+        (pad_h, pad_w),
+        (dil_h, dil_w),
+        groups,
+    ),
+}
+
+
+def problem_string(model, x, mode):
+    """of the only convolution of a model"""
+    import torch
+
+    (conv,) = (module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    n, c, h, w = x.shape
+    r, s = conv.kernel_size
+    pairs = "".join(
+        "_{}{}x{}".format(name, *pair)
+        for name, pair in (("stride", conv.stride), ("pad", conv.padding), ("dil", conv.dilation))
+    )
+    return f"n{n}c{c}h{h}w{w}k{conv.out_channels}r{r}s{s}{pairs}_g{conv.groups}_{mode}" + (
+        "_bias" if conv.bias is not None else ""
+    )
+
+
+def execute(text):
+    names = {}
+    exec(compile(text, "<string>", "exec"), names)  # as KernelBench does: no file, no module
+    return names
+
+
+def median_us(model, inputs, rounds):
+    import torch
+
+    times = []
+    for _ in range(rounds + 3):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        model(*inputs)
+        end.record()
+        end.synchronize()
+        times.append(1e3 * start.elapsed_time(end))
+    return statistics.median(times[3:])
+
+
+def seeded(make, seed=42):
+    import torch
+
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed(seed)
+    return make()
+
+
+def compare(model, model_new, get_inputs):
+    """How many trials agree: {"Model": with ModelNew, "strict": strict FP32 with ModelNew, "both": strict FP32 with
+    Model}; and the largest difference of Model and ModelNew."""
+    import torch
+
+    agree = {"Model": 0, "strict": 0, "both": 0}
+    largest = 0.0
+
+    def close(a, b):
+        return a.shape == b.shape and torch.allclose(a, b, atol=TOLERANCE, rtol=TOLERANCE)
+
+    for trial in range(TRIALS):
+        inputs = [tensor.cuda() for tensor in seeded(get_inputs, seed=trial)]
+        expected, found = model(*inputs), model_new(*inputs)
+        torch.backends.cudnn.allow_tf32 = False
+        strict = model(*inputs)
+        torch.backends.cudnn.allow_tf32 = True
+        agree["Model"] += close(expected, found)
+        agree["strict"] += close(strict, found)
+        agree["both"] += close(expected, strict)
+        largest = max(largest, (expected - found).abs().max().item())
+    return agree, largest
+
+
+def run(path, number, mode, rounds):
+    """True, False, or None if Model's TF32 is to blame"""
+    import torch
+
+    theirs = execute(path.read_text())
+    arguments = theirs["get_init_inputs"]()
+    model = seeded(lambda: theirs["Model"](*arguments)).cuda()
+    inputs = theirs["get_inputs"]()
+    problem = problem_string(model, inputs[0], mode)
+    dumped = subprocess.run(
+        [BUILD / "convjit", "dump", problem, "--format", "torch"], check=True, capture_output=True, text=True
+    ).stdout
+    adapt = ADAPTERS.get(number, lambda *same: same)
+    model_new = seeded(lambda: execute(dumped)["ModelNew"](*adapt(*arguments))).cuda()
+    agree, largest = compare(model, model_new, theirs["get_inputs"])
+    inputs = [tensor.cuda() for tensor in inputs]
+    torch_us, ours_us = median_us(model, inputs, rounds), median_us(model_new, inputs, rounds)
+    print(
+        f"{path.stem[:44]:44} {problem}: {agree['Model']} of {TRIALS} agree, {largest:.2g} apart at most; "
+        f"PyTorch {torch_us:.1f} us, ModelNew {ours_us:.1f} us",
+        flush=True,
+    )
+    if mode == "f32" and agree["Model"] < TRIALS and agree["both"] < TRIALS:
+        print(
+            f"    Model's TF32 agrees with its strict FP32 in {agree['both']}, ModelNew with that in {agree['strict']}"
+        )
+        return None if agree["strict"] == TRIALS else False
+    return agree["Model"] == TRIALS
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", default=os.environ.get("KERNELBENCH"))
+    parser.add_argument("--only", default="", metavar="REGEX", help="problems whose file name matches")
+    parser.add_argument("--mode", choices=("f32", "tf32"), default="f32")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="timed runs")
+    options = parser.parse_args()
+    if not options.folder:
+        print("no checkout of KernelBench\nkernelbench: 0 passed, 0 failed, 1 skipped")
+        return 0
+    import torch
+
+    results = []
+    with torch.no_grad():
+        for number in NUMBERS:
+            found = sorted(Path(options.folder).glob(f"**/level1/{number}_*.py")) or sorted(
+                Path(options.folder).glob(f"{number}_*.py")
+            )
+            if not found:
+                print(f"no problem {number} in {options.folder}")
+                results.append(False)
+            elif re.search(options.only, found[0].name):
+                results.append(run(found[0], number, options.mode, options.rounds))
+                torch.cuda.empty_cache()
+    print(f"kernelbench: {results.count(True)} passed, {results.count(False)} failed, {results.count(None)} skipped")
+    return 0 if results and False not in results else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

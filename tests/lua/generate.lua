@@ -1,0 +1,102 @@
+-- generate.lua: the generator as a function: purity, refusals, and that N, H and W never reach the source.
+
+local init <const> = require "init"
+local problem <const> = require "problem"
+local schedule <const> = require "schedule"
+local strict <const> = require "strict"
+local target <const> = require "target"
+local cuda <const> = require "cuda"
+
+local base <const> = {
+    n = 8, c = 64, h = 40, w = 50, k = 128, r = 5, s = 7, stride_h = 1, stride_w = 1, pad_top = 0, pad_left = 0,
+    pad_bottom = 0, pad_right = 0, dil_h = 1, dil_w = 1, groups = 1, math = "f32", layout = "nchw",
+    activation = "identity", alpha = 0.0, beta = 0.0, bias = false, residual = false,
+}
+local device <const> = { arch = "sm_90a", sms = 132 }
+
+local function with(changes) return strict.with(base, changes) end
+
+-- The message of the refusal, or nil if there was none.
+local function refusal(status, f, ...)
+    local ok, thrown = pcall(f, ...)
+    if not ok and type(thrown) == "table" and thrown.status == status then return thrown.message end
+end
+local function refuses(part, changes, wanted)
+    local message = refusal("invalid", init.generate, with(changes), device, wanted)
+    return message ~= nil and string.find(message, part, 1, true) ~= nil
+end
+
+-- ---- Purity ----
+
+local first <const> = init.generate(base, device)
+check("the same input gives the same bytes", init.generate(base, device).source == first.source)
+check("the source names its problem", string.find(first.source, "problem   c64k128r5s7 ", 1, true) ~= nil)
+check("the entry is in the source", string.find(first.source, first.launches[1].entry .. "(", 1, true) ~= nil)
+check("no asm outside the primitives",
+      not string.find(string.match(first.source, "#endif  // CONVJIT_EMU(.*)$"), "asm", 1, true))
+check("no #include", not string.find(first.source, "#include", 1, true))
+for _, sizes in ipairs { { n = 1 }, { h = 5, w = 7 }, { n = 100, h = 300, w = 77 } } do
+    check("N, H and W do not reach the source",
+          init.generate(with(sizes), device, first.schedule).source == first.source)
+end
+check("the architecture does", init.generate(base, { arch = "sm_80", sms = 0 }, first.schedule).source ~= first.source)
+check("a full specification is taken as it is", init.generate(base, device, first.candidates[3].schedule).schedule ==
+      first.candidates[3].schedule)
+check("candidates come in order", (function()
+    for i = 2, #first.candidates do
+        if first.candidates[i].predicted_us < first.candidates[i - 1].predicted_us then return false end
+    end
+    return #first.candidates > 10
+end)())
+
+-- ---- Every field matters ----
+
+local seen = { [first.source] = "base" }
+for name, value in strict.sorted { c = 65, k = 129, r = 3, s = 3, stride_h = 2, stride_w = 2, pad_top = 1, pad_left = 1,
+                                   dil_h = 2, dil_w = 2, groups = 2, math = "f16", layout = "nhwc", activation = "relu",
+                                   bias = true, residual = true } do
+    local source = init.generate(with { [name] = value }, device).source
+    check(name .. " changes the source", seen[source] == nil)
+    seen[source] = name
+end
+for _, name in ipairs { "relu", "leaky_relu", "silu", "gelu", "hardswish", "sigmoid", "tanh", "clamp" } do
+    local kernel = init.generate(with { activation = name, alpha = -1.5, beta = 6.0 }, device)
+    check(name .. " is in the source", string.find(kernel.source, "float activate(float v)", 1, true) ~= nil)
+end
+
+-- ---- Refusals ----
+
+check("an unknown architecture", string.find(refusal("invalid", init.generate, base, { arch = "sm_61", sms = 0 }) or "",
+                                             "unknown architecture 'sm_61'; known: sm_100 sm_120 sm_80", 1, true) ~= nil)
+check("a size of 0", refuses("h is 0; at least 1", { h = 0 }))
+check("a negative padding", refuses("pad_left is -1; at least 0", { pad_left = -1 }))
+check("groups that do not divide", refuses("groups 3 does not divide c 64", { groups = 3 }))
+check("a filter larger than the input", refuses("larger than the padded input", { h = 4 }))
+check("an unknown schedule", refuses("unknown schedule 'fast'; known: direct", {}, "fast"))
+check("a missing parameter", refuses("parameter tq is missing", {}, "direct:tk=8"))
+check("an unknown parameter", refuses("no parameter 'zz'", {}, first.schedule .. ",zz=1"))
+check("a parameter twice", refuses("tk is given twice", {}, first.schedule .. ",tk=1"))
+check("a parameter out of range", refuses("tk is 99; 1 to 16", {}, (string.gsub(first.schedule, "tk=%d+", "tk=99"))))
+check("a parameter that is no number", refuses("not of the form", {}, "direct:tk=x"))
+check("too many threads", refuses("at most 1024", {}, "direct:tk=1,tq=1,lk=64,lq=64,tp=1,gt=1,ct=1,rt=1,win=0,stage=1,split=1,wide=0"))
+check("a split without work", refuses("split", {}, "direct:tk=1,tq=1,lk=4,lq=32,tp=1,gt=1,ct=16,rt=1,win=0,stage=1,split=3,wide=0"))
+
+-- ---- Parts ----
+
+check("a tuple's text", problem.tuple(with { pad_top = 1, pad_bottom = 2, math = "tf32", activation = "clamp", alpha = -0.5,
+                                             beta = 6.0, bias = true }) == "c64k128r5s7_pad1x0x2x0_tf32_bias_clamp-0.5x6")
+check("the default slope is left out", problem.tuple(with { activation = "leaky_relu", alpha = 0.01 }) ==
+      "c64k128r5s7_leaky_relu")
+check("a float's shortest text", problem.float(0.1) == "0.1" and problem.float(16777216.0) == "16777216" and
+      problem.float(1e-30) == "1e-30" and problem.float(-0.0) == "-0")
+check("a float literal", cuda.float(6.0) == "6.0f" and cuda.float(0.25) == "0.25f" and cuda.float(1e-30) == "1e-30f")
+check("an identifier", cuda.identifier("a-1.5x1e+20") == "am1p5x1e20")
+check("only the primitives that are named", cuda.primitives("f16_to_f32(x)") ~= "" and
+      not string.find(cuda.primitives("f16_to_f32(x)"), "f32_to_f16", 1, true) and cuda.primitives("my_f16_to_f32x") == "")
+check("a schedule's text is read back", select(2, schedule.parse(first.schedule)).tk == first.schedule:match("tk=(%d+)") + 0)
+check("every architecture serves the base problem", (function()
+    for _, arch in ipairs(target.names()) do
+        if #init.generate(base, { arch = arch, sms = 0 }).source < 1000 then return false end
+    end
+    return true
+end)())
