@@ -1,11 +1,11 @@
-/* cache.c: the kernel cache on disk: one file an entry (cache_entry.c has its layout), in one directory that is written to,
- * and any number that are only read.
+/* cache.c: the kernel cache on disk: one file an entry (cache_entry.c has its layout), in one directory that is written
+ * to, and any number that are only read.
  *
- * Nothing here may make a call fail that would succeed without a cache: what cannot be read, or is damaged, is a miss, and
- * what cannot be written is not kept. Each directory's first such event, and each damaged entry, is a line in the log.
- * Directories are opened anew for each operation, so that one that is made, repaired or deleted meanwhile is seen, and no
- * descriptor is held. There is no lock: entries appear by rename and never change, so any mix of processes may read,
- * write and remove; at worst one of them misses.
+ * Nothing here may make a call fail that would succeed without a cache: what cannot be read, or is damaged, is a miss,
+ * and what cannot be written is not kept. Each directory's first such event, and each damaged entry, is a line in the
+ * log. Directories are opened anew for each operation, so that one that is made, repaired or deleted meanwhile is seen,
+ * and no descriptor is held. There is no lock: entries appear by rename and never change, so any mix of processes may
+ * read, write and remove; at worst one of them misses.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,8 @@ struct cj_cache {
 
 /* ---- Directories ---- */
 
-/* Empty or relative to the working directory, which may change later: hence absolute from the start. No '/' at the end. */
+/* The first `length` characters of a path, made absolute now, for the working directory may change later; without '/'
+ * at the end. NULL if memory ran out. */
 static char *absolute(const char *path, size_t length)
 {
     cj_text t = {0};
@@ -78,7 +79,9 @@ static convjit_status find_own(cj_cache *c, const char *configured)
         c->own.path = join_path(home, "/.cache/convjit");
     else
         c->no_own = "none of CONVJIT_CACHE_DIR, XDG_CACHE_HOME and HOME names a directory";
-    return c->own.path || c->no_own ? CONVJIT_OK : cj_fail(CONVJIT_NO_MEMORY, "out of memory for the cache's directories");
+    if (c->own.path || c->no_own)
+        return CONVJIT_OK;
+    return cj_fail(CONVJIT_NO_MEMORY, "out of memory for the cache's directories");
 }
 
 static convjit_status find_search(cj_cache *c, const char *configured)
@@ -366,8 +369,8 @@ static bool same_key(const cj_key *a, const cj_key *b)
     return strcmp(a->source_hex, b->source_hex) == 0 && strcmp(a->compiler_hex, b->compiler_hex) == 0;
 }
 
-convjit_status cj_cache_put(cj_cache *c, const cj_key *key, const char *key_text, const cj_kernel *k, const cj_blob *binary,
-                            bool *stored)
+convjit_status cj_cache_put(cj_cache *c, const cj_key *key, const char *key_text, const cj_kernel *k,
+                            const cj_blob *binary, bool *stored)
 {
     char name[CJ_ENTRY_NAME];
     cj_blob bytes = {0};

@@ -17,7 +17,8 @@ bool cj_entry_claims_name(const char *name); /* ends as one */
 convjit_status cj_entry_encode(const char *key_text, const cj_kernel *k, const cj_blob *binary, cj_blob *out);
 /* Verifies all of an entry that was found under `name`, then hands its parts over. Each output may be NULL.
  * CONVJIT_CORRUPT with what is wrong, or CONVJIT_NO_MEMORY. */
-convjit_status cj_entry_decode(const cj_blob *bytes, const char *name, cj_key *key, cj_kernel **kernel, cj_blob *binary);
+convjit_status cj_entry_decode(const cj_blob *bytes, const char *name, cj_key *key, cj_kernel **kernel,
+                               cj_blob *binary);
 
 /* Little-endian integers, as entries and bundles have them. */
 void cj_put_le(unsigned char *at, uint64_t value, int bytes);
@@ -30,7 +31,8 @@ typedef enum cj_dir_use {
     CJ_DIR_WRITE,  /* must be the user's */
     CJ_DIR_CREATE, /* the same, and is made with its parents when it is missing */
 } cj_dir_use;
-/* Opens a directory that nobody else may write to. CONVJIT_IO with the reason; *absent, unless NULL: it does not exist. */
+/* Opens a directory that nobody else may write to. CONVJIT_IO with the reason; *absent, unless NULL, says whether that
+ * is that there is none. */
 convjit_status cj_dir_open(const char *path, cj_dir_use use, int *fd, bool *absent);
 
 /* Names in a directory that begin with the prefix and that the filter accepts, sorted; free with cj_names_free. */
@@ -41,8 +43,8 @@ void cj_names_free(cj_names *names);
 /* Reads `size` bytes, fewer if there are no more. */
 convjit_status cj_fd_read(int fd, size_t size, cj_blob *out);
 
-/* Reads a whole file of a cache. CONVJIT_CORRUPT: not a plain file, writable by others, longer than `limit`; CONVJIT_IO: the system
- * refused, and if *absent, because there is none. */
+/* Reads a whole file of a cache. CONVJIT_CORRUPT: not a plain file, another user's, writable by others, or longer than
+ * `limit`; CONVJIT_IO: the system refused, and if *absent, because there is none. */
 convjit_status cj_file_read(int dir, const char *name, uint64_t limit, cj_blob *out, bool *absent);
 
 /* A file that appears under its name, complete, or not at all. Each returns false with errno set. After a failure, or
@@ -52,8 +54,9 @@ bool cj_writer_open(cj_writer *w, int dir, unsigned mode);
 bool cj_writer_add(cj_writer *w, const void *data, size_t n);
 bool cj_writer_publish(cj_writer *w, const char *name);
 void cj_writer_discard(cj_writer *w);
-bool cj_is_temporary(const char *name);             /* a name that a writer uses before it publishes */
-bool cj_is_stale_temporary(int dir, const char *name); /* its writer is gone; where that is unknown, it is an hour old */
+bool cj_is_temporary(const char *name); /* a name that a writer uses before it publishes */
+/* Its writer is gone; where that cannot be known, it is an hour old. */
+bool cj_is_stale_temporary(int dir, const char *name);
 
 /* ---- cache.c ---- */
 

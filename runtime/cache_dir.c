@@ -1,8 +1,8 @@
 /* cache_dir.c: directories and files of the kernel cache: whom they must belong to, and how a file appears whole.
  *
  * What is in a cache directory runs on the user's device, so only the user, or root, may be able to put it there.
- * Symbolic links on the way to a directory are followed (a home is often one); what is checked is the directory that was
- * opened. Links in it are not followed.
+ * Symbolic links on the way to a directory are followed (a home is often one); what is checked is the directory that
+ * was opened. Links in it are not followed.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -208,15 +208,16 @@ bool cj_writer_open(cj_writer *w, int dir, unsigned mode)
         unsigned turn = __atomic_add_fetch(&counter, 1, __ATOMIC_RELAXED);
         clock_gettime(CLOCK_REALTIME, &now);
         uint64_t unique = ((uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec) ^ (uint64_t)turn << 40;
-        snprintf(w->temporary, sizeof w->temporary, "%s%d-%016llx", TEMPORARY, (int)getpid(), (unsigned long long)unique);
+        snprintf(w->temporary, sizeof w->temporary, "%s%d-%016llx", TEMPORARY, (int)getpid(),
+                 (unsigned long long)unique);
         w->fd = openat(dir, w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (mode_t)mode);
     } while (w->fd < 0 && errno == EEXIST);
     if (w->fd < 0) {
         w->temporary[0] = 0; /* nothing to discard */
         return false;
     }
-    /* The lock goes with the process, however it ends, and tells that the file is not left over. Where there are no locks,
-     * its age must tell. */
+    /* The lock goes with the process, however it ends, and tells that the file is not left over. Where there are no
+     * locks, its age must tell. */
     flock(w->fd, LOCK_EX | LOCK_NB);
     return true;
 }

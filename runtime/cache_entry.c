@@ -99,8 +99,8 @@ convjit_status cj_entry_encode(const char *key_text, const cj_kernel *k, const c
     cj_text description = {0};
     convjit_status status = cj_kernel_write(k, &description);
     if (!status && (binary->size == 0 || binary->size > CJ_ENTRY_LIMIT / 2))
-        status = cj_fail(CONVJIT_COMPILE, "kernel %s: a binary of %zu bytes; the cache keeps 1 to %d", k->name, binary->size,
-                         CJ_ENTRY_LIMIT / 2);
+        status = cj_fail(CONVJIT_COMPILE, "kernel %s: a binary of %zu bytes; the cache keeps 1 to %d", k->name,
+                         binary->size, CJ_ENTRY_LIMIT / 2);
     if (!status) {
         out->size = HEAD + strlen(key_text) + description.length + binary->size + CHECKSUM;
         out->data = malloc(out->size);
@@ -115,7 +115,10 @@ convjit_status cj_entry_encode(const char *key_text, const cj_kernel *k, const c
 
 /* ---- Reading ---- */
 
-typedef struct parts { const unsigned char *key, *description, *binary; size_t key_length, description_length, binary_size; } parts;
+typedef struct parts {
+    const unsigned char *key, *description, *binary;
+    size_t key_length, description_length, binary_size;
+} parts;
 
 static convjit_status split(const cj_blob *bytes, parts *p)
 {
@@ -158,7 +161,8 @@ static convjit_status check_key(const parts *p, const char *name, cj_key *key)
     return CONVJIT_OK;
 }
 
-convjit_status cj_entry_decode(const cj_blob *bytes, const char *name, cj_key *key, cj_kernel **kernel, cj_blob *binary)
+convjit_status cj_entry_decode(const cj_blob *bytes, const char *name, cj_key *key, cj_kernel **kernel,
+                               cj_blob *binary)
 {
     parts p = {0};
     cj_key its_key = {0};

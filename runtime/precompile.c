@@ -14,6 +14,8 @@
 
 enum { MAX_JOBS = 1024, BUCKETS = 1024 };
 
+static const char no_message[] = "out of memory for this failure's message";
+
 /* A problem; of those with one key, the first (the leader) builds the kernel. */
 typedef struct item {
     const convjit_problem *problem;
@@ -47,7 +49,7 @@ typedef struct batch {
 static void report(batch *b, item *it, convjit_origin origin, convjit_status status, const char *message)
 {
     if (status && !message)
-        message = "out of memory for this failure's message";
+        message = no_message;
     pthread_mutex_lock(&b->report);
     b->reported++;
     b->compiled += status == CONVJIT_OK && origin == CONVJIT_COMPILED;
@@ -80,10 +82,15 @@ static void finish(batch *b, item *leader, convjit_origin origin, convjit_status
 
 /* ---- One problem ---- */
 
+static bool same_key(const cj_key *a, const cj_key *b)
+{
+    return strcmp(a->source_hex, b->source_hex) == 0 && strcmp(a->compiler_hex, b->compiler_hex) == 0;
+}
+
 static item *find_leader(const batch *b, size_t bucket, const cj_key *key)
 {
     item *it = b->leaders[bucket];
-    while (it && (strcmp(it->key.source_hex, key->source_hex) != 0 || strcmp(it->key.compiler_hex, key->compiler_hex) != 0))
+    while (it && !same_key(&it->key, key))
         it = it->chain;
     return it;
 }
@@ -116,9 +123,9 @@ static convjit_status build(batch *b, const item *it, cj_kernel *kernel, const c
     cj_built *built = NULL;
     bool stored = true;
     convjit_status status = cj_compile(b->cj, kernel, true, &built, origin);
-    if (!status && it->key.compiler_hex[0]) /* without a compiler it came from a directory, under a key that is not known */
-        status = cj_cache_put(cj_context_cache(b->cj), &it->key, key_text, cj_built_kernel(built), cj_built_binary(built),
-                              &stored);
+    if (!status && it->key.compiler_hex[0]) /* without a compiler it came from a directory, under a key unknown here */
+        status = cj_cache_put(cj_context_cache(b->cj), &it->key, key_text, cj_built_kernel(built),
+                              cj_built_binary(built), &stored);
     if (!status && !stored)
         status = cj_fail_in(CONVJIT_IO, "the kernel is compiled, but could not be kept");
     return status;
@@ -206,7 +213,7 @@ static convjit_status run(batch *b)
     char name[512];
     convjit_problem_format(b->failed->problem, name, sizeof name);
     convjit_status status = cj_fail(b->failure, "problem %zu, %s: %s", (size_t)(b->failed - b->items) + 1, name,
-                                    b->failure_message ? b->failure_message : "out of memory for this failure's message");
+                                    b->failure_message ? b->failure_message : no_message);
     free(b->failure_message);
     return status;
 }

@@ -29,6 +29,7 @@ direct.parameters = {
     { "win", 0, 1 },
     { "stage", 0, 1 },
     { "split", 1, 64 },
+    { "flat", 0, 1 },    -- the image as one row: for 1x1 filters, whose pixels have no neighbours
     { "wide", 0, 1 },    -- 64-bit offsets within an image
 }
 
@@ -50,7 +51,7 @@ end
 local function with(s, changes)
     return { tk = s.tk, tq = s.tq, lk = s.lk, lq = s.lq, tp = s.tp, gt = s.gt, ct = changes.ct or s.ct,
              rt = changes.rt or s.rt, win = s.win, stage = changes.stage or s.stage, split = changes.split or s.split,
-             wide = s.wide }
+             flat = s.flat, wide = s.wide }
 end
 
 local shapes = setmetatable({}, { __mode = "k" }) -- parameters -> { problem, shape }: a shape is asked for several times
@@ -100,8 +101,10 @@ local function shape(p, s)
     return known.d
 end
 
--- Rows and columns of the image may be taken as one row: there are no neighbours.
-local function flat(p)
+local MOST_PIXELS <const> = 1 << 30 -- of a row or column, padding included: coordinates are 32-bit and may pass the end
+
+-- Rows and columns of the image may be taken as one row.
+local function can_flatten(p)
     return p.r == 1 and p.s == 1 and p.stride_h == 1 and p.stride_w == 1 and
            p.pad_top + p.pad_left + p.pad_bottom + p.pad_right == 0
 end
@@ -132,6 +135,7 @@ function direct.check(p, t, s)
     if d.smem > min(STATIC_SMEM, t.smem_block) then
         return string.format("%d bytes of shared memory; at most %d", d.smem, min(STATIC_SMEM, t.smem_block))
     end
+    if s.flat == 1 and not can_flatten(p) then return "flat=1 is for 1x1 filters without stride and padding" end
     if s.wide == 0 and wide_needed(p) then return "an image of 2^31 elements or more needs wide=1" end
     if occupancy(t, d.threads, d.registers, d.smem) < 1 then return "the registers of a block do not fit" end
 end
@@ -176,7 +180,8 @@ end
 function direct.candidates(p, t)
     local list = {}
     local q, rows = p.q, p.p
-    if flat(p) then q, rows = p.p * p.q, 1 end
+    local flat = can_flatten(p) and p.p * p.q <= MOST_PIXELS and 1 or 0
+    if flat == 1 then q, rows = p.p * p.q, 1 end
     local wide = wide_needed(p) and 1 or 0
     local function add(s)
         list[#list + 1] = s
@@ -201,7 +206,7 @@ function direct.candidates(p, t)
                             local fits = (tp == 1 or tp < 2 * rows) and (lq == 1 or lq * tq < 2 * q)
                             if fits and (threads == 128 or threads == 256) then
                                 local s = { tk = tk, tq = tq, lk = lanes.lk, gt = lanes.gt, lq = lq, tp = tp, split = 1,
-                                            wide = wide, win = 0 }
+                                            flat = flat, wide = wide, win = 0 }
                                 -- one way to read the patch: by window if it saves reads and fits the registers
                                 local window = (tq - 1) * p.stride_w + (p.s - 1) * p.dil_w + 1
                                 if p.s > 1 and window <= tq + 16 and window < tq * p.s and
@@ -220,7 +225,8 @@ function direct.candidates(p, t)
         local tk = min(p.kg, 4)
         local lk = min(16, power_of_two(ceildiv(p.kg, tk)))
         local lq = max(32 // lk, power_of_two(ceildiv(q, 4)))
-        local small = { tk = tk, tq = 4, lk = lk, gt = 1, lq = min(lq, 64), tp = 1, split = 1, wide = wide, win = 0 }
+        local small = { tk = tk, tq = 4, lk = lk, gt = 1, lq = min(lq, 64), tp = 1, split = 1, flat = flat,
+                        wide = wide, win = 0 }
         add(stage(p, small) or with(small, { ct = 1, rt = 1, stage = 0 }))
     end
     return list
@@ -237,7 +243,7 @@ end
 function direct.time(p, t, s)
     local d = shape(p, s)
     local q, rows = p.q, p.p
-    if flat(p) then q, rows = p.p * p.q, 1 end
+    if s.flat == 1 then q, rows = p.p * p.q, 1 end
     local nhwc = p.layout == "nhwc"
     local warps = ceildiv(d.threads, 32)
     local taps = s.ct * s.rt                        -- filter rows x channels of a stage
@@ -314,9 +320,8 @@ end
 
 function direct.launch(p, t, s)
     local d = shape(p, s)
-    local flattened = flat(p)
     local H, W, P, Q = "H", "W", "P", "Q"
-    if flattened then H, W, P, Q = "1", "H * W", "1", "P * Q" end
+    if s.flat == 1 then H, W, P, Q = "1", "H * W", "1", "P * Q" end
     local tiles_p, tiles_q = string.format("ceildiv(%s, %d)", P, s.tp), string.format("ceildiv(%s, %d)", Q, d.tile_q)
     local tensor = string.format("N * P * Q * %d", p.k)
 
@@ -347,12 +352,16 @@ function direct.launch(p, t, s)
                         grid = { string.format("ceildiv(%s, 256)", tensor), "1", "1" } }
     end
 
-    local requires = {
-        { expr = string.format("H + %d <= 1073741824 && W + %d <= 1073741824",
-                               p.pad_top + p.pad_bottom + p.dil_h * p.r * 2, p.pad_left + p.pad_right + p.dil_w * p.s * 2),
-          why = "padded height and width must stay below 2^30" },
-    }
-    if flattened then requires[#requires + 1] = { expr = "H * W <= 1073741824", why = "a plane must stay below 2^30 pixels" } end
+    local requires
+    if s.flat == 1 then
+        requires = { { expr = string.format("H * W <= %d", MOST_PIXELS), why = "a plane must stay below 2^30 pixels" } }
+    else
+        requires = { {
+            expr = string.format("H + %d <= %d && W + %d <= %d", p.pad_top + p.pad_bottom + p.dil_h * p.r * 2, MOST_PIXELS,
+                                 p.pad_left + p.pad_right + p.dil_w * p.s * 2, MOST_PIXELS),
+            why = "padded height and width must stay below 2^30",
+        } }
+    end
     if s.wide == 0 then
         requires[#requires + 1] = {
             expr = string.format("%d * H * W <= %d && %d * P * Q <= %d", p.c, INT_MAX, p.k, INT_MAX),

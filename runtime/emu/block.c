@@ -8,7 +8,7 @@
 #include "emu.h"
 
 /* A fibre never leaves its OS thread, so this may be read before a switch and used behind it. */
-static _Thread_local cj_worker *current_worker __attribute__((tls_model("initial-exec")));
+static _Thread_local cj_worker *current_worker;
 
 cj_worker *cj_worker_current(void)
 {

@@ -4,7 +4,13 @@
 make=${MAKE:-make}
 root=$work/root
 
-quiet_make() { "$make" -s --no-print-directory BUILD="$build" DESTDIR="$root" PREFIX=/opt/cj "$@" >"$work/make" 2>&1 || { cat "$work/make"; return 1; }; }
+# shellcheck disable=SC2317  # called through ok
+quiet_make()
+{
+    "$make" -s --no-print-directory BUILD="$build" DESTDIR="$root" PREFIX=/opt/cj "$@" >"$work/make" 2>&1 && return 0
+    cat "$work/make"
+    return 1
+}
 ok 'make install' quiet_make install
 for file in bin/convjit include/convjit.h lib/libconvjit.a lib/libconvjit.so lib/libconvjit.so.0 lib/libconvjit.so.0.1.0 \
     lib/pkgconfig/convjit.pc share/man/man1/convjit.1; do
@@ -43,7 +49,7 @@ printf '#include <convjit.h>\nint main() { return convjit_version()[0] != 48; }\
 ok 'the header is C++ too' ${CXX:-c++} -Wall -Werror -o "$work/cpp" "$work/cpp.cc" $shared -Wl,-rpath,"$root/opt/cj/lib"
 expect 0 "$work/cpp"
 printf '#include <convjit.h>\nint main(void) { return 0; }\n' >"$work/strict.c"
-ok 'the header is strict C99' ${CC:-cc} -std=c99 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$root/opt/cj/include" \
+ok 'the header is strict C99' "${CC:-cc}" -std=c99 -Wall -Wextra -pedantic -Werror -fsyntax-only -I"$root/opt/cj/include" \
     "$work/strict.c"
 
 if command -v man >/dev/null && command -v groff >/dev/null; then

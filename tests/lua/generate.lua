@@ -78,8 +78,8 @@ check("an unknown parameter", refuses("no parameter 'zz'", {}, first.schedule ..
 check("a parameter twice", refuses("tk is given twice", {}, first.schedule .. ",tk=1"))
 check("a parameter out of range", refuses("tk is 99; 1 to 16", {}, (string.gsub(first.schedule, "tk=%d+", "tk=99"))))
 check("a parameter that is no number", refuses("not of the form", {}, "direct:tk=x"))
-check("too many threads", refuses("at most 1024", {}, "direct:tk=1,tq=1,lk=64,lq=64,tp=1,gt=1,ct=1,rt=1,win=0,stage=1,split=1,wide=0"))
-check("a split without work", refuses("split", {}, "direct:tk=1,tq=1,lk=4,lq=32,tp=1,gt=1,ct=16,rt=1,win=0,stage=1,split=3,wide=0"))
+check("too many threads", refuses("at most 1024", {}, "direct:tk=1,tq=1,lk=64,lq=64,tp=1,gt=1,ct=1,rt=1,win=0,stage=1,split=1,flat=0,wide=0"))
+check("a split without work", refuses("split", {}, "direct:tk=1,tq=1,lk=4,lq=32,tp=1,gt=1,ct=16,rt=1,win=0,stage=1,split=3,flat=0,wide=0"))
 
 -- ---- Parts ----
 

@@ -1,5 +1,5 @@
-/* cache.c: the kernel cache on disk: what is kept comes back, what is damaged or untrusted never does, and no state of the
- * disk makes a look-up or a store fail. */
+/* cache.c: the kernel cache on disk: what is kept comes back, what is damaged or untrusted never does, and no state of
+ * the disk makes a look-up or a store fail. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -152,7 +152,8 @@ static void test_round_trip(void)
 }
 
 /* Puts back `bytes`, changed, and expects a miss, a line in the log, and the file gone. */
-static bool is_removed_miss(cj_cache *c, const char *file, const cj_key *key, const void *bytes, size_t n, log_lines *log)
+static bool is_removed_miss(cj_cache *c, const char *file, const cj_key *key, const void *bytes, size_t n,
+                            log_lines *log)
 {
     log->n = 0;
     return file_write(file, bytes, n) && !*get(c, key) && !exists(file) && log->n == 1 &&
@@ -209,7 +210,8 @@ static void test_wrong_name(void)
     CHECK_STR(get(c, &long_match), "");
     CHECK_STR(get(c, &a.key), "binary of a");
     bool stored = true;
-    CHECK_FAILS(cj_cache_put(c, &a.key, b.key_text.data, a.kernel, &a.binary, &stored), CONVJIT_INVALID, "not that of the key");
+    CHECK_FAILS(cj_cache_put(c, &a.key, b.key_text.data, a.kernel, &a.binary, &stored), CONVJIT_INVALID,
+                "not that of the key");
     CHECK(!stored);
     free_item(&a);
     free_item(&b);
@@ -220,7 +222,8 @@ static void test_search_path(void)
 {
     log_lines log;
     char path[1024];
-    item first = make_item("c4k4r1s1", identity, "from the first"), second = make_item("c4k4r1s1", identity, "from the second");
+    item first = make_item("c4k4r1s1", identity, "from the first");
+    item second = make_item("c4k4r1s1", identity, "from the second");
     item own = make_item("c4k4r1s1", identity, "from our own");
     cj_cache *c = open_cache(in_scratch("ro1"), "", &log);
     CHECK(put(c, &first));

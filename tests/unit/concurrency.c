@@ -17,7 +17,7 @@ typedef struct tally {
 
 typedef struct worker { convjit *cj; tally *tally; int process, number; pthread_barrier_t *start; } worker;
 
-/* Half of the threads go through the keys in one order and so meet at each; the others begin elsewhere and go backwards. */
+/* Half of the threads go through the keys in one order and so meet at each; the others begin elsewhere, backwards. */
 static int nth_key(const worker *w, int i)
 {
     return w->number % 2 == 0 ? i : (KEYS - i + 13 * (w->number + w->process)) % KEYS;

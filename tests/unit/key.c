@@ -75,7 +75,7 @@ static void test_compiler_and_kind(void)
     cj_kernel *k = sample_kernel();
     char hex[65];
     cj_key a = key_of(k, "cubin", identity), b = key_of(k, "cubin", "nvrtc 12.8.93"), none = key_of(k, "cubin", NULL);
-    cj_key host = key_of(k, "host x86_64", NULL);
+    cj_key host = key_of(k, "host x86-64", NULL);
     cj_sha256_hex(identity, strlen(identity), hex);
     CHECK_STR(a.compiler_hex, hex);
     CHECK_STR(a.source_hex, b.source_hex);
@@ -103,7 +103,8 @@ static void test_text(void)
     cj_key key, parsed, without;
     cj_text text = {0};
     CHECK_OK(cj_key_make(k, "cubin", identity, &key, &text));
-    CHECK_HAS(text.data, "convjit-key 1\nkind 5 cubin\ntuple 11 c64k128r5s7\nschedule 17 direct:kt=64,pt=4\narch 6 sm_90a\n"
+    CHECK_HAS(text.data, "convjit-key 1\nkind 5 cubin\ntuple 11 c64k128r5s7\nschedule 17 direct:kt=64,pt=4\n"
+                         "arch 6 sm_90a\n"
                          "option 25 --gpu-architecture=sm_90a\noption 15 --use_fast_math\nlaunch 64 ");
     CHECK_HAS(text.data, "\ncompiler 14 nvrtc 12.4.127\n");
     CHECK(strstr(text.data, "__global__") == NULL); /* the source is in as its digest */

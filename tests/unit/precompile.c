@@ -9,8 +9,9 @@ enum { MANY = 8 };
 
 static convjit *open_context(const char *dir, const char *nvrtc)
 {
-    convjit_config config = {.size = sizeof config, .cache_dir = dir, .cache_path = "", .driver = "none", .verbose = -1};
+    convjit_config config = {.size = sizeof config, .cache_dir = dir, .cache_path = "", .verbose = -1};
     convjit *cj = NULL;
+    config.driver = "none";
     config.nvrtc = nvrtc ? nvrtc : fake_path("libnvrtc.so");
     CHECK_OK(convjit_open(&cj, &config));
     if (!cj)
@@ -82,7 +83,8 @@ static void watch(void *user, size_t done, size_t total, const convjit_problem *
 static convjit_precompile_options watched(seen *s, const convjit_problem *problems, int jobs)
 {
     *s = (seen){.problems = problems};
-    return (convjit_precompile_options){.size = sizeof(convjit_precompile_options), .jobs = jobs, .progress = watch, .user = s};
+    convjit_precompile_options o = {.size = sizeof o, .jobs = jobs, .progress = watch, .user = s};
+    return o;
 }
 
 /* ---- Tests ---- */
@@ -119,7 +121,8 @@ static void test_fill_and_find(void)
     CHECK_OK(convjit_precompile(cj, problems, MANY, NULL, NULL, &compiled));
     CHECK_INT(compiled, 0);
     problems[5].c = 3;
-    CHECK_FAILS(convjit_precompile(cj, problems, MANY, NULL, NULL, NULL), CONVJIT_NO_COMPILER, "problem 6, n1c3h8w8k6r1s1: ");
+    CHECK_FAILS(convjit_precompile(cj, problems, MANY, NULL, NULL, NULL), CONVJIT_NO_COMPILER,
+                "problem 6, n1c3h8w8k6r1s1: ");
     convjit_close(cj);
     CHECK_INT(compiles() - before, MANY);
 }
@@ -214,7 +217,8 @@ static void test_failures(void)
     setenv("FAKE_NVRTC_MS", "50", 1);
     int before = compiles();
     o = watched(&s, problems, MANY);
-    CHECK_FAILS(convjit_precompile(cj, problems, MANY, NULL, &o, &compiled), CONVJIT_COMPILE, "problem 1, n1c2h8w8k1r1s1: ");
+    CHECK_FAILS(convjit_precompile(cj, problems, MANY, NULL, &o, &compiled), CONVJIT_COMPILE,
+                "problem 1, n1c2h8w8k1r1s1: ");
     unsetenv("FAKE_NVRTC_FAIL");
     unsetenv("FAKE_NVRTC_MS");
     CHECK_INT(compiles() - before, MANY - 2);
@@ -291,8 +295,9 @@ static void check_arch(const char *configured, const char *given, const char *ex
     size_t n = 0;
     snprintf(name, sizeof name, "arch%d", number++);
     snprintf(dir, sizeof dir, "%s", in_scratch(name));
-    convjit_config config = {.size = sizeof config, .cache_dir = dir, .cache_path = "", .driver = "none", .verbose = -1};
+    convjit_config config = {.size = sizeof config, .cache_dir = dir, .cache_path = "", .verbose = -1};
     convjit *cj = NULL;
+    config.driver = "none";
     config.arch = configured;
     config.nvrtc = fake_path("libnvrtc.so");
     make_problems(&p, 1);

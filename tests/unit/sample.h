@@ -72,7 +72,8 @@ static inline cj_kernel *sample_kernel(void)
         "convjit-kernel 1\nname conv2d_sample\ntuple c64k128r5s7\narch sm_90a\nschedule direct:kt=64,pt=4\n"
         "why 12 us for 8x256x512\noption --gpu-architecture=sm_90a\noption --use_fast_math\nworkspace N*4\nalign 16\n"
         "require H >= 5\nbecause the filter has 5 rows\n"
-        "launch conv2d_sample\ngrid_x ceildiv(Q, 32)\ngrid_y P\ngrid_z N\nblock_x 128\nblock_y 1\nblock_z 1\nsmem 1024\n"
+        "launch conv2d_sample\ngrid_x ceildiv(Q, 32)\ngrid_y P\ngrid_z N\nblock_x 128\nblock_y 1\nblock_z 1\n"
+        "smem 1024\n"
         "arg input\narg weights\narg output\narg workspace N*4\narg i32 H\nend\n";
     cj_kernel *k = NULL;
     CHECK_OK(cj_kernel_read(description, sizeof description - 1, &k));
