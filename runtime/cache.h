@@ -1,4 +1,4 @@
-/* cache.h: what the files of the kernel cache share. For cache.c, cache_entry.c, cache_dir.c and bundle.c only. */
+/* cache.h: what the files of the kernel cache share. For cache.c, cache_entry.c, cache_dir.c, selection.c and bundle.c only. */
 #ifndef CJ_CACHE_H
 #define CJ_CACHE_H
 
@@ -19,6 +19,20 @@ convjit_status cj_entry_encode(const char *key_text, const cj_kernel *k, const c
  * CONVJIT_CORRUPT with what is wrong, or CONVJIT_NO_MEMORY. */
 convjit_status cj_entry_decode(const cj_blob *bytes, const char *name, cj_key *key, cj_kernel **kernel,
                                cj_blob *binary);
+
+/* ---- selection.c: a selection's name and bytes ---- */
+
+enum {
+    CJ_SELECTION_NAME = 64 + 4 + 1, /* "<key>.cjs" and the final 0 */
+    CJ_SELECTION_LIMIT = 64 << 10,
+};
+void cj_selection_name(const char *key_text, char name[CJ_SELECTION_NAME]);
+bool cj_selection_is_name(const char *name);
+bool cj_selection_claims_name(const char *name);
+convjit_status cj_selection_encode(const char *key_text, const char source_hex[65], const char *schedule, const char *why,
+                                   cj_blob *out);
+/* As cj_entry_decode; s may be NULL. */
+convjit_status cj_selection_decode(const cj_blob *bytes, const char *name, cj_selection *s);
 
 /* Little-endian integers, as entries and bundles have them. */
 void cj_put_le(unsigned char *at, uint64_t value, int bytes);
@@ -53,6 +67,7 @@ typedef struct cj_writer { int dir, fd; char temporary[64]; } cj_writer;
 bool cj_writer_open(cj_writer *w, int dir, unsigned mode);
 bool cj_writer_add(cj_writer *w, const void *data, size_t n);
 bool cj_writer_publish(cj_writer *w, const char *name);
+bool cj_writer_publish_unsynced(cj_writer *w, const char *name); /* a crash of the machine may leave it damaged */
 void cj_writer_discard(cj_writer *w);
 bool cj_is_temporary(const char *name); /* a name that a writer uses before it publishes */
 /* Its writer is gone; where that cannot be known, it is an hour old. */
@@ -60,9 +75,14 @@ bool cj_is_stale_temporary(int dir, const char *name);
 
 /* ---- cache.c ---- */
 
+/* An entry is a kernel or a selection; its name tells. */
+bool cj_cache_is_name(const char *name);
+/* Verifies an entry that was found under `name`; errors as cj_entry_decode. */
+convjit_status cj_cache_verify(const cj_blob *bytes, const char *name);
 /* An entry's bytes, verified; errors as cj_file_read and cj_entry_decode. */
 convjit_status cj_cache_load(cj_cache *c, const char *name, cj_blob *bytes);
-/* Publishes verified bytes unless a valid entry of that name is there. CONVJIT_IO if it cannot be written. */
+/* Publishes verified bytes unless a valid kernel of that name, or the very same selection, is there. CONVJIT_IO if it cannot
+ * be written. */
 convjit_status cj_cache_store(cj_cache *c, const char *name, const cj_blob *bytes);
 
 #endif

@@ -240,8 +240,11 @@ bool cj_writer_add(cj_writer *w, const void *data, size_t n)
 bool cj_writer_publish(cj_writer *w, const char *name)
 {
     /* Without fsync a crash of the machine could leave the name on a file whose bytes never arrived. */
-    if (fsync(w->fd) != 0)
-        return false;
+    return fsync(w->fd) == 0 && cj_writer_publish_unsynced(w, name);
+}
+
+bool cj_writer_publish_unsynced(cj_writer *w, const char *name)
+{
     int fd = w->fd;
     w->fd = -1;
     if (close(fd) != 0 || renameat(w->dir, w->temporary, w->dir, name) != 0)

@@ -3,6 +3,7 @@
  *   problem.c    strings and checked shape arithmetic        script.c   the generator (Lua): problem -> cj_kernel
  *   expr.c       launch expressions in N, H, W               kernel.c   cj_kernel: checks, text form
  *   key.c        cache keys, of sha256.c's digests           cache.c    one file an entry     bundle.c  many in one file
+ *   selection.c  problem -> key, as it was the last time: a short cut past the generator
  *   nvrtc.c      source -> cubin                             emu/       source -> shared object, and the device that runs it
  *   driver.c     the GPU                                     context.c  all of these, opened when first needed
  *   compile.c    key -> binary, once a process               plan.c     kernel + device + N, H, W -> launch
@@ -147,6 +148,10 @@ convjit_status cj_script_torch(cj_script *s, const convjit_problem *p, const cha
 bool cj_script_knows_arch(cj_script *s, const char *arch);
 /* Hex SHA-256 of everything embedded. */
 const char *cj_script_digest(void);
+/* Whether scripts are those that the digest is of, and not read from CONVJIT_GEN_DIR. */
+bool cj_script_embedded(void);
+/* The number of multiprocessors that an architecture is generated for when none is given. */
+convjit_status cj_script_usual_sms(cj_script *s, const char *arch, int *sms);
 /* For tests: runs a script in the generator's sandbox with one more name, check(name, ok), which calls `check`. */
 convjit_status cj_script_run(cj_script *s, const char *text, size_t length, const char *chunk,
                              void (*check)(void *user, const char *name, bool ok), void *user);
@@ -172,6 +177,24 @@ typedef struct cj_key {
 convjit_status cj_key_make(const cj_kernel *k, const char *kind, const char *identity, cj_key *key, cj_text *text);
 /* The key that a full key text stands for; false if the text is not well formed. */
 bool cj_key_parse(const char *text, size_t length, cj_key *key);
+/* The key of a kernel of which only the source digest is known. */
+void cj_key_of_source(const char source_hex[65], const char *identity, cj_key *key);
+/* The lines that keys and selections are made of: "NAME LENGTH VALUE\n". The reader returns false if there is none at `at`. */
+typedef struct cj_field { const char *value, *next; size_t name_length, length; } cj_field;
+void cj_field_add(cj_text *t, const char *name, const char *value);
+bool cj_field_read(const char *at, const char *end, cj_field *f);
+
+/* ---- selection.c: which kernel the generator picks for a problem, kept so that a later process need not ask it ---- */
+
+typedef struct cj_selection {
+    char *problem, *arch;  /* what was asked; the problem with its n, h and w */
+    char source_hex[65];   /* the picked kernel: its key's source digest */
+    char *schedule, *why;  /* as in cj_kernel */
+} cj_selection;
+void cj_selection_free(cj_selection *s); /* its parts */
+/* The key's text: all that the generator's choice depends on. sms: 0 if not known; wanted: the schedule that was asked for,
+ * or NULL. false if there can be no selection: the generator is not the embedded one, or there is no memory. */
+bool cj_selection_key(const convjit_problem *p, const char *kind, const char *arch, int sms, const char *wanted, cj_text *key);
 
 /* ---- cache.c, bundle.c ---- */
 
@@ -192,6 +215,10 @@ convjit_status cj_cache_get(cj_cache *c, const cj_key *key, bool *found, cj_kern
  * *stored, unless NULL, says whether it is in the writable directory now; if not, this thread's message says why. */
 convjit_status cj_cache_put(cj_cache *c, const cj_key *key, const char *key_text, const cj_kernel *k, const cj_blob *binary,
                             bool *stored);
+/* A verified selection by its key's text, likewise; false if there is none, for whatever reason. */
+bool cj_cache_get_selection(cj_cache *c, const char *key_text, cj_selection *s);
+/* Publishes one, in place of another under the same key. Failure to write is logged and otherwise ignored. */
+void cj_cache_put_selection(cj_cache *c, const char *key_text, const char source_hex[65], const char *schedule, const char *why);
 /* Makes the writable directory now, if need be. CONVJIT_IO with the reason if nothing can be kept. */
 convjit_status cj_cache_ready(cj_cache *c);
 /* The directory in use (which may not be there yet), or NULL and the reason, which lasts until this thread's next failure. */
@@ -199,7 +226,9 @@ const char *cj_cache_dir(const cj_cache *c, const char **why_not);
 const char *cj_cache_search_path(const cj_cache *c); /* read-only directories, colon-separated; "" if none */
 typedef struct cj_cache_entry {
     char *file;                    /* name in the directory */
-    char *tuple, *schedule, *arch; /* NULL if the entry is damaged */
+    bool selection;                /* a selection, else a kernel */
+    char *tuple, *schedule, *arch; /* NULL if the entry is damaged; of a selection the whole problem, not its tuple */
+    char source_hex[65];           /* of the kernel, or of the one that was selected; "" if the entry is damaged */
     uint64_t bytes;
     int64_t mtime;
     convjit_status status;         /* OK, CORRUPT, or IO if the system refused to read it */
@@ -208,7 +237,8 @@ typedef struct cj_cache_entry {
 /* Every file of the writable directory that is, or claims to be, an entry, sorted by name. */
 convjit_status cj_cache_list(cj_cache *c, cj_cache_entry **entries, size_t *n);
 void cj_cache_list_free(cj_cache_entry *entries, size_t n);
-/* Removes damaged entries, stale temporary files, and then oldest entries until at most max_bytes are left (0: no limit). */
+/* Removes damaged entries, selections whose kernel is gone, stale temporary files, and then oldest entries until at most
+ * max_bytes are left (0: no limit). */
 convjit_status cj_cache_prune(cj_cache *c, uint64_t max_bytes, size_t *removed);
 convjit_status cj_cache_clear(cj_cache *c, size_t *removed);
 /* bundle.c */
@@ -283,6 +313,7 @@ void cj_log_line(const cj_log *log, int level, const char *format, ...) __attrib
 typedef struct cj_built cj_built; /* a kernel that is compiled: description and binary; lives as long as its context */
 const cj_kernel *cj_built_kernel(const cj_built *b);
 const cj_blob *cj_built_binary(const cj_built *b);
+const char *cj_built_source_hex(const cj_built *b); /* its key's */
 
 struct convjit; /* defined in context.h, which only context.c, compile.c and plan.c include */
 cj_device *cj_context_device(convjit *cj);
@@ -294,9 +325,14 @@ const char *cj_context_arch(const convjit *cj, const char *arch);
 /* Generates under the context's lock. sms 0: the arch's usual number. */
 convjit_status cj_context_generate(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
                                    cj_kernel **kernel);
+/* The SM count that a device of this architecture is expected to report, for kernels that are made without one. */
+convjit_status cj_context_usual_sms(convjit *cj, const char *arch, int *sms);
 /* compile.c: memory, disk, compiler, in that order, once for each key in this process. Takes the kernel over.
  * allow_compile false: CONVJIT_NO_COMPILER on a miss. */
 convjit_status cj_compile(convjit *cj, cj_kernel *kernel, bool allow_compile, cj_built **out, convjit_origin *origin);
+/* The same for a kernel of which only the source digest is known: memory or disk; CONVJIT_NO_COMPILER on a miss. What comes
+ * from disk has no source. */
+convjit_status cj_recall(convjit *cj, const char source_hex[65], cj_built **out, convjit_origin *origin);
 
 /* ---- reference.c: convolution on the CPU in double precision, to check kernels against; used by `run --check` and tests ---- */
 

@@ -21,7 +21,7 @@
 static const char HEADER[] = "convjit-key 1\n";
 static const char COMPILER[] = "compiler";
 
-static void add_field(cj_text *t, const char *name, const char *value)
+void cj_field_add(cj_text *t, const char *name, const char *value)
 {
     cj_text_printf(t, "%s %zu %s\n", name, strlen(value), value);
 }
@@ -35,7 +35,7 @@ static convjit_status add_launch(cj_text *t, const cj_kernel *k)
     convjit_status status = cj_kernel_write(&same, &description);
     if (!status) {
         cj_sha256_hex(description.data, description.length, digest);
-        add_field(t, "launch", digest);
+        cj_field_add(t, "launch", digest);
     }
     cj_text_free(&description);
     return status;
@@ -47,7 +47,7 @@ static void add_source(cj_text *t, const char *source)
     size_t length = strlen(source);
     cj_sha256_hex(source, length, digest);
     snprintf(value, sizeof value, "%s %zu", digest, length);
-    add_field(t, "source", value);
+    cj_field_add(t, "source", value);
 }
 
 convjit_status cj_key_make(const cj_kernel *k, const char *kind, const char *identity, cj_key *key, cj_text *text)
@@ -56,17 +56,17 @@ convjit_status cj_key_make(const cj_kernel *k, const char *kind, const char *ide
     if (!k->source)
         return cj_fail(CONVJIT_GENERATE, "kernel %s has no source, so it has no key", k->name);
     cj_text_puts(&t, HEADER);
-    add_field(&t, "kind", kind);
-    add_field(&t, "tuple", k->tuple);
-    add_field(&t, "schedule", k->schedule);
-    add_field(&t, "arch", k->arch);
+    cj_field_add(&t, "kind", kind);
+    cj_field_add(&t, "tuple", k->tuple);
+    cj_field_add(&t, "schedule", k->schedule);
+    cj_field_add(&t, "arch", k->arch);
     for (int i = 0; i < k->n_options; i++)
-        add_field(&t, "option", k->options[i]);
+        cj_field_add(&t, "option", k->options[i]);
     convjit_status status = add_launch(&t, k);
     if (!status) {
         add_source(&t, k->source);
         if (identity)
-            add_field(&t, COMPILER, identity);
+            cj_field_add(&t, COMPILER, identity);
         if (t.failed)
             status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a cache key");
     }
@@ -80,9 +80,7 @@ convjit_status cj_key_make(const cj_kernel *k, const char *kind, const char *ide
 
 /* ---- Reading ---- */
 
-typedef struct field { const char *value, *next; size_t name_length, length; } field;
-
-static bool read_field(const char *name, const char *end, field *f)
+bool cj_field_read(const char *name, const char *end, cj_field *f)
 {
     const char *blank = memchr(name, ' ', (size_t)(end - name)), *at;
     if (!blank || blank == name)
@@ -99,13 +97,21 @@ static bool read_field(const char *name, const char *end, field *f)
     return true;
 }
 
+void cj_key_of_source(const char source_hex[65], const char *identity, cj_key *key)
+{
+    memcpy(key->source_hex, source_hex, sizeof key->source_hex);
+    key->compiler_hex[0] = 0;
+    if (identity)
+        cj_sha256_hex(identity, strlen(identity), key->compiler_hex);
+}
+
 bool cj_key_parse(const char *text, size_t length, cj_key *key)
 {
     const char *at = text + sizeof HEADER - 1, *end = text + length;
     if (length < sizeof HEADER || memcmp(text, HEADER, sizeof HEADER - 1) != 0)
         return false;
-    for (field f; at < end; at = f.next) {
-        if (!read_field(at, end, &f))
+    for (cj_field f; at < end; at = f.next) {
+        if (!cj_field_read(at, end, &f))
             return false;
         bool last = f.next == end;
         bool compiler = f.name_length == sizeof COMPILER - 1 && memcmp(at, COMPILER, f.name_length) == 0;
