@@ -33,7 +33,7 @@ SRC  := $(filter-out runtime/main.c $(wildcard runtime/main_*.c),$(wildcard runt
 MAIN := runtime/main.c $(wildcard runtime/main_*.c)
 OBJ  := $(SRC:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 MAIN_OBJ := $(MAIN:%.c=$(BUILD)/%.o)
-GEN  := $(sort $(wildcard gen/*.lua gen/schedules/*.lua templates/*)) $(sort $(wildcard runtime/emu/*.h))
+GEN  := $(sort $(wildcard gen/*.lua gen/schedules/*.lua templates/*)) $(sort $(wildcard runtime/emu/device*.h))
 
 .PHONY: all
 all: $(BUILD)/convjit $(BUILD)/libconvjit.so $(BUILD)/libconvjit.a
@@ -93,6 +93,18 @@ check-emu: $(EMU_TESTS)
 check-lua: $(LUA_TESTS)
 	BUILD=$(BUILD) tests/run $(LUA_TESTS)
 
+# Does a wrong kernel get caught? Half of the mutants of every kernel, or what MUTATE_FLAGS says (tests/mutate/mutate.c).
+MUTATE := $(BUILD)/tests/mutate/mutate
+MUTATE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/mutate/*.c)))
+MUTATE_FLAGS ?= --fraction 0.5
+$(MUTATE_OBJ): CFLAGS_ALL += -Itests
+-include $(MUTATE_OBJ:.o=.d)
+$(MUTATE): $(MUTATE_OBJ) $(BUILD)/libconvjit.a
+	$(CC) $(LDFLAGS) -o $@ $(MUTATE_OBJ) $(BUILD)/libconvjit.a $(LIBS)
+.PHONY: mutate
+mutate: $(MUTATE)
+	$(MUTATE) --out $(BUILD)/mutate $(MUTATE_FLAGS)
+
 # Generated source against golden texts; review the diff that golden-update makes.
 GOLDEN_TESTS := tests/golden/run.sh
 .PHONY: check-golden golden-update
@@ -104,7 +116,7 @@ golden-update: $(BUILD)/convjit
 # Fuzzing of all that reads text. `check-fuzz`: a fixed number of seeded mutations of the corpus, with any compiler that has
 # sanitizers; `fuzz`: clang's libFuzzer, FUZZ_SECONDS for each target.
 FUZZ_NAMES   := problem benchdnn expr kernel
-FUZZ_SRC     := $(addprefix runtime/,status.c text.c problem.c benchdnn.c expr.c kernel.c)
+FUZZ_SRC     := $(addprefix runtime/,status.c text.c problem.c benchdnn.c expr.c kernel.c tensor_map.c)
 FUZZ_TESTS   := $(FUZZ_NAMES:%=$(BUILD)/tests/fuzz/fuzz_%)
 FUZZ_FLAGS   := -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all
 FUZZ_SECONDS ?= 60
@@ -144,7 +156,7 @@ $(BUILD)/examples/%: examples/%.c examples/example.h examples/png.h runtime/conv
 # Tests of the command line and of the examples are scripts.
 CLI_TESTS := $(sort $(wildcard tests/cli/*.sh))
 .PHONY: check-cli
-check-cli: all examples fakes
+check-cli: all examples fakes $(MUTATE)
 	BUILD=$(BUILD) tests/run $(CLI_TESTS)
 
 # On a machine with a GPU. Those in Python need PyTorch, too; BENCH_FLAGS is passed on (tests/bench/bench.py --help).
@@ -155,6 +167,10 @@ $(BUILD)/tests/gpu/%: tests/gpu/%.c tests/check.h $(BUILD)/libconvjit.a
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -Itests -MMD -MP $(LDFLAGS) -o $@ $< $(BUILD)/libconvjit.a $(LIBS)
 -include $(GPU_BIN:=.d)
+# Measurements in C, to be run by hand: make build/tests/bench/first_plan
+$(BUILD)/tests/bench/%: tests/bench/%.c $(BUILD)/libconvjit.a
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -MMD -MP $(LDFLAGS) -o $@ $< $(BUILD)/libconvjit.a $(LIBS)
 .PHONY: check-gpu bench
 check-gpu: all $(GPU_BIN)
 	BUILD=$(BUILD) tests/run $(GPU_TESTS)
@@ -192,7 +208,7 @@ run-demo: examples
 check: deps
 	@$(MAKE) --no-print-directory check-all
 CHECK_PROGRAMS = $(UNIT_TESTS) $(LUA_TESTS) $(GOLDEN_TESTS) $(EMU_TESTS) $(CLI_TESTS) $(FUZZ_TESTS) tests/bench/bench.sh
-check-all: all examples fakes $(CHECK_PROGRAMS)
+check-all: all examples fakes $(MUTATE) $(CHECK_PROGRAMS)
 	@BUILD=$(BUILD) LUA=$(LUA) tests/run $(CHECK_PROGRAMS)
 
 .PHONY: clean

@@ -2,6 +2,7 @@
 
 local strict = require "strict"
 local problem = require "problem"
+local template = require "template"
 
 local cuda = {}
 
@@ -32,46 +33,145 @@ function cuda.float(value)
     return text .. "f"
 end
 
+local activations = {
+    relu = function() return "fmaxf(v, 0.0f)" end,
+    leaky_relu = function(p) return "v >= 0.0f ? v : " .. cuda.float(p.alpha) .. " * v" end,
+    silu = function() return "v / (1.0f + expf(-v))" end,
+    gelu = function() return "0.5f * v * (1.0f + erff(v * 0.70710678f))" end,
+    hardswish = function() return "v * fminf(fmaxf(v + 3.0f, 0.0f), 6.0f) / 6.0f" end,
+    sigmoid = function() return "1.0f / (1.0f + expf(-v))" end,
+    tanh = function() return "tanhf(v)" end,
+    clamp = function(p) return "fminf(fmaxf(v, " .. cuda.float(p.alpha) .. "), " .. cuda.float(p.beta) .. ")" end,
+}
+
+-- The problem's activation of the float v, as an expression.
+function cuda.activation(p) return activations[p.activation](p) end
+
 -- Text as part of a C identifier.
 function cuda.identifier(text)
     return (string.gsub(text, "[^%w_]", { ["."] = "p", ["-"] = "m", ["+"] = "" }))
 end
 
-local primitives -- name -> text, and the names in the order of the file
+-- ---- Primitives ----
 
-local function read_primitives()
-    primitives = { text = {}, order = {} }
-    local name
-    for line in string.gmatch(host.template("primitives.cuh"), "([^\n]*)\n") do
-        local begins = string.match(line, "^//: ([%w_]+)$")
-        if begins then
-            name = begins
-            primitives.order[#primitives.order + 1] = name
-            primitives.text[name] = ""
-        elseif name then
-            primitives.text[name] = primitives.text[name] .. line .. "\n"
-        end
+-- The values that a choice in a family's name allows: "ss,rs", "8,16..256" or "1..5".
+local function choices(text)
+    local values = {}
+    local first, second, last = string.match(text, "^(%d+),?(%d*)%.%.(%d+)$")
+    if first then
+        local step = second == "" and 1 or second - first
+        for i = math.tointeger(first), math.tointeger(last), math.tointeger(step) do values[#values + 1] = i end
+        return values
     end
+    for value in string.gmatch(text .. ",", "([^,]*),") do values[#values + 1] = math.tointeger(value) or value end
+    return values
 end
 
-local function uses(text, name)
-    return string.find(text, "%f[%w_]" .. name .. "%f[^%w_]") ~= nil
+-- For the text of a family: string.format(form, i) for i from first to last, with commas. wrap: what ends a long line.
+local function list(form, first, last, wrap)
+    local out, column = {}, 0
+    for i = first, last do
+        local item = string.format(form, i) .. (i < last and "," or "")
+        column = column + #item + 1
+        local ends = wrap and column > 84
+        out[#out + 1] = item .. (i == last and "" or ends and wrap or " ")
+        if ends then column = 0 end
+    end
+    return table.concat(out)
+end
+
+-- primitives: name -> { order, text } or, in a family, { order, block, env }.  families: the word before the first '_' of a
+-- name -> families not yet spelled out, because few kernels name a member of any.
+local primitives, families
+
+-- Adds the members of a family such as "ldmatrix_x{X=1,2,4}" to the primitives, in order of their choices.
+local function spell_out(block, name, env, index)
+    local before, key, values, after = string.match(name, "^(.-){(%u)=(.-)}(.*)$")
+    if not before then
+        primitives[name] = { order = block.order + index, block = block, env = strict.with(env, { list = list }) }
+        return index + 1
+    end
+    for _, value in ipairs(choices(values)) do
+        index = spell_out(block, before .. value .. after, strict.with(env, { [key] = value }), index)
+    end
+    return index
+end
+
+local function add_block(block)
+    if not block then return end
+    block.text = string.gsub(table.concat(block.lines, "\n"), "\n*$", "\n", 1)
+    if not string.find(block.name, "{", 1, true) then
+        primitives[block.name] = { order = block.order, text = block.text }
+        return
+    end
+    local word = string.match(block.name, "^%l+")
+    families[word] = families[word] or {}
+    table.insert(families[word], block)
+end
+
+local function read_primitives()
+    primitives, families = {}, {}
+    local block, number = nil, 0
+    for line in string.gmatch(host.template("primitives.cuh"), "([^\n]*)\n") do
+        number = number + 1
+        local name = string.match(line, "^//: (.+)$")
+        if name then
+            add_block(block)
+            block = { name = name, line = number + 1, order = 10000 * number, lines = {} }
+        elseif block and not string.find(line, "^// %-%-%-%- ") then
+            block.lines[#block.lines + 1] = line
+        end
+    end
+    add_block(block)
+end
+
+local function find(word)
+    local pending = families[string.match(word, "^%l+") or ""]
+    if not primitives[word] and pending then
+        families[string.match(word, "^%l+")] = nil
+        for _, block in ipairs(pending) do spell_out(block, block.name, {}, 0) end
+    end
+    return primitives[word]
+end
+
+-- The text of a primitive; a member of a family is rendered when first wanted.
+local function text_of(primitive)
+    if not primitive.text then
+        local block = primitive.block
+        primitive.text = template.render_text(block.text, "templates/primitives.cuh", block.line, primitive.env)
+    end
+    return primitive.text
 end
 
 -- The definitions of every primitive that `text` names, or that one of those names, in the order of primitives.cuh.
 function cuda.primitives(text)
     if not primitives then read_primitives() end
-    local wanted = {}
-    for i = #primitives.order, 1, -1 do -- a primitive uses only earlier ones
-        local name = primitives.order[i]
-        if uses(text, name) then
-            wanted[#wanted + 1] = name
-            text = text .. primitives.text[name]
+    local seen, wanted = {}, {}
+    local function add(part)
+        for word in string.gmatch((string.gsub(part, "//[^\n]*", "")), "[%a_][%w_]*") do
+            if not seen[word] then
+                seen[word] = true
+                local primitive = find(word)
+                if primitive then
+                    wanted[#wanted + 1] = primitive
+                    add(text_of(primitive))
+                end
+            end
         end
     end
+    add(text)
+    table.sort(wanted, function(a, b) return a.order < b.order end)
     local out = {}
-    for i = #wanted, 1, -1 do out[#out + 1] = primitives.text[wanted[i]] end
+    for i, primitive in ipairs(wanted) do out[i] = text_of(primitive) .. "\n" end
     return table.concat(out)
+end
+
+-- A kernel's text with the primitives that it names in front, which the emulated device has twins of.
+function cuda.with_primitives(body)
+    local used = cuda.primitives(body)
+    if used == "" then return body end
+    return "// What is PTX, and the emulated device has a twin of.\n#ifndef CONVJIT_EMU\n" .. used ..
+           "#endif  // CONVJIT_EMU\n\n" .. body
 end
 
 -- a and b rounded up

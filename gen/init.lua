@@ -30,13 +30,6 @@ local function head(p, arch, kernel, file, explained, body)
     }, "\n")
 end
 
-local function source(body)
-    local primitives = cuda.primitives(body)
-    if primitives == "" then return body end
-    return "// What is PTX, and the emulated device has a twin of.\n#ifndef CONVJIT_EMU\n" .. primitives ..
-           "#endif  // CONVJIT_EMU\n\n" .. body
-end
-
 -- problem:  { n, c, h, w, k, r, s, stride_h, stride_w, pad_top, pad_left, pad_bottom, pad_right, dil_h, dil_w, groups,
 --             math = "f32"|"tf32"|"f16"|"bf16", layout = "nchw"|"nhwc", activation = "identity"|"relu"|..., alpha, beta,
 --             bias = boolean, residual = boolean }
@@ -76,7 +69,7 @@ local function generate(given, device, wanted)
     }
     launch.env.entry = kernel.name
     for _, each in ipairs(kernel.launches) do each.entry = kernel.name .. each.suffix; each.suffix = nil end
-    local body = source(template.render(launch.template, launch.env))
+    local body = cuda.with_primitives(template.render(launch.template, launch.env))
     kernel.source = head(p, t.arch, kernel, launch.template, module.explain(p, best.parameters), body) .. body
     for i, candidate in ipairs(candidates) do
         kernel.candidates[i] = { schedule = candidate.schedule, predicted_us = candidate.predicted_us, why = candidate.why }
@@ -88,5 +81,9 @@ return {
     generate = generate,
     -- The kernel as a Python file for PyTorch.
     torch = function(given, device, wanted) return torch(problem.of(given), generate(given, device, wanted)) end,
+    -- A kernel text that is no schedule's, rendered, with its primitives.
+    source = function(text, chunk) return cuda.with_primitives(template.render_text(text, chunk, 1, {})) end,
     knows_arch = target.known,
+    -- How many multiprocessors a target without a number stands for.
+    usual_sms = function(arch) return target.of({ arch = arch }).sms end,
 }

@@ -15,7 +15,7 @@ local strict = require "strict"
 
 local schedule = {}
 
-local names <const> = { "direct" }
+local names <const> = { "wgmma", "direct" }
 
 local modules = {}
 for _, name in ipairs(names) do modules[name] = require("schedules." .. name) end

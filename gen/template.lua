@@ -48,20 +48,13 @@ function template.translate(text, name)
     return table.concat(lines, "\n")
 end
 
--- name -> { run, names }: the compiled template and the table of its global names, which render fills anew each time. The
--- text of a template does not change while a state lives.
-local compiled = {}
-
-local function compile(name)
-    local names = strict.seal({}, "the environment of templates/" .. name)
-    local code = template.translate(host.template(name), "templates/" .. name)
-    local new = { run = host.load(code, "@templates/" .. name, names), names = names }
-    compiled[name] = new
-    return new
+-- A template ready to run: the function, and the table of its global names, which `run` fills anew each time.
+local function compile(text, chunk)
+    local names = strict.seal({}, "the environment of " .. chunk)
+    return { run = host.load(template.translate(text, chunk), "@" .. chunk, names), names = names }
 end
 
--- Renders templates/<name> with the fields of `env` as its global names, on top of ipairs, string, table and math.
-function template.render(name, env)
+local function run(compiled, env)
     local out, n = {}, 0
     local function emit(...)
         for i = 1, select("#", ...) do
@@ -73,15 +66,28 @@ function template.render(name, env)
             out[n] = value
         end
     end
-    local this = compiled[name] or compile(name)
-    for key in strict.sorted(this.names) do this.names[key] = nil end
+    local names = compiled.names
+    for key in strict.sorted(names) do names[key] = nil end
     for key, value in strict.sorted { ipairs = ipairs, string = string, table = table, math = math, tostring = tostring,
                                       error = error, emit_ = emit } do
-        this.names[key] = value
+        names[key] = value
     end
-    for key, value in strict.sorted(env) do this.names[key] = value end
-    this.run()
+    for key, value in strict.sorted(env) do names[key] = value end
+    compiled.run()
     return table.concat(out)
+end
+
+local compiled = {} -- by name: the text of a template does not change while a state lives
+
+-- Renders templates/<name> with the fields of `env` as its global names, on top of ipairs, string, table and math.
+function template.render(name, env)
+    compiled[name] = compiled[name] or compile(host.template(name), "templates/" .. name)
+    return run(compiled[name], env)
+end
+
+-- Renders a text that begins on that line of the file `chunk`, likewise.
+function template.render_text(text, chunk, line, env)
+    return run(compile(string.rep("|\n", line - 1) .. text, chunk), env)
 end
 
 return template

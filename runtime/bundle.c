@@ -9,8 +9,8 @@
  *     then for each entry
  *                4  L, length of its name
  *                8  B, length of its bytes
- *                L  name, as in a cache directory (cache_entry.c)
- *                B  the entry's file, byte for byte
+ *                L  name, as in a cache directory
+ *                B  the entry's file, byte for byte: a kernel (cache_entry.c) or a selection (selection.c)
  *     and at the end
  *               32  SHA-256 of all bytes before it
  */
@@ -204,14 +204,19 @@ typedef struct member { char name[CJ_ENTRY_NAME]; cj_blob bytes; } member;
 static convjit_status next_member(const cj_blob *bundle, size_t end, size_t *at, member *m)
 {
     const unsigned char *head = bundle->data + *at;
-    if (end - *at < ENTRY_HEAD + CJ_ENTRY_NAME - 1)
+    if (end - *at < ENTRY_HEAD)
         return cj_fail(CONVJIT_CORRUPT, "ends within an entry");
     uint64_t name_length = cj_get_le(head, 4), size = cj_get_le(head + 4, 8);
-    memcpy(m->name, head + ENTRY_HEAD, CJ_ENTRY_NAME - 1);
-    m->name[CJ_ENTRY_NAME - 1] = 0;
-    if (name_length != CJ_ENTRY_NAME - 1 || !cj_entry_is_name(m->name))
+    if (name_length >= sizeof m->name)
         return cj_fail(CONVJIT_CORRUPT, "holds an entry whose name is none");
-    *at += ENTRY_HEAD + CJ_ENTRY_NAME - 1;
+    *at += ENTRY_HEAD;
+    if (name_length > end - *at)
+        return cj_fail(CONVJIT_CORRUPT, "ends within an entry");
+    memcpy(m->name, head + ENTRY_HEAD, name_length);
+    m->name[name_length] = 0;
+    if (strlen(m->name) != name_length || !cj_cache_is_name(m->name))
+        return cj_fail(CONVJIT_CORRUPT, "holds an entry whose name is none");
+    *at += name_length;
     if (size > end - *at)
         return cj_fail(CONVJIT_CORRUPT, "ends within entry %s", m->name);
     m->bytes = (cj_blob){bundle->data + *at, size};
@@ -239,7 +244,7 @@ static convjit_status for_each(const cj_blob *bundle, convjit_status (*each)(cj_
 
 static convjit_status verify(cj_cache *c, const member *m)
 {
-    convjit_status status = cj_entry_decode(&m->bytes, m->name, NULL, NULL, NULL);
+    convjit_status status = cj_cache_verify(&m->bytes, m->name);
     return status == CONVJIT_CORRUPT ? cj_fail_in(status, "entry %s", m->name) : status;
 }
 

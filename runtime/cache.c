@@ -1,10 +1,10 @@
-/* cache.c: the kernel cache on disk: one file an entry (cache_entry.c has its layout), in one directory that is written
- * to, and any number that are only read.
+/* cache.c: the kernel cache on disk: one file an entry, in one directory that is written to, and any number that are
+ * only read. An entry is a kernel (cache_entry.c has its layout) or a selection (selection.c has its).
  *
  * Nothing here may make a call fail that would succeed without a cache: what cannot be read, or is damaged, is a miss,
  * and what cannot be written is not kept. Each directory's first such event, and each damaged entry, is a line in the
  * log. Directories are opened anew for each operation, so that one that is made, repaired or deleted meanwhile is seen,
- * and no descriptor is held. There is no lock: entries appear by rename and never change, so any mix of processes may
+ * and no descriptor is held. There is no lock: entries appear whole, by rename, so any mix of processes may
  * read, write and remove; at worst one of them misses.
  */
 #include <errno.h>
@@ -325,26 +325,72 @@ convjit_status cj_cache_get(cj_cache *c, const cj_key *key, bool *found, cj_kern
     return status;
 }
 
-/* ---- Publishing ---- */
-
-static bool is_there(int dir, const char *name)
+static bool try_selection(cj_cache *c, place *p, const char *name, cj_selection *s)
 {
     cj_blob bytes = {0};
     bool absent;
-    convjit_status status = cj_file_read(dir, name, CJ_ENTRY_LIMIT, &bytes, &absent);
+    int dir = open_place(c, p);
+    if (dir < 0)
+        return false;
+    convjit_status status = cj_file_read(dir, name, CJ_SELECTION_LIMIT, &bytes, &absent);
     if (!status)
-        status = cj_entry_decode(&bytes, name, NULL, NULL, NULL);
+        status = cj_selection_decode(&bytes, name, s);
     cj_blob_free(&bytes);
+    if (status == CONVJIT_CORRUPT)
+        handle_damage(c, p, dir, name);
+    else if (status == CONVJIT_IO && !absent)
+        complain(c, p);
+    close(dir);
     return status == CONVJIT_OK;
 }
 
+bool cj_cache_get_selection(cj_cache *c, const char *key_text, cj_selection *s)
+{
+    char name[CJ_SELECTION_NAME];
+    cj_selection_name(key_text, name);
+    for (size_t i = 0; i < c->n_search; i++)
+        if (try_selection(c, &c->search[i], name, s))
+            return true;
+    return try_selection(c, &c->own, name, s);
+}
+
+/* ---- Publishing ---- */
+
+bool cj_cache_is_name(const char *name)
+{
+    return cj_entry_is_name(name) || cj_selection_is_name(name);
+}
+
+convjit_status cj_cache_verify(const cj_blob *bytes, const char *name)
+{
+    return cj_selection_claims_name(name) ? cj_selection_decode(bytes, name, NULL)
+                                          : cj_entry_decode(bytes, name, NULL, NULL, NULL);
+}
+
+/* Whether there is no need to write the bytes. A compiler's binaries for one key are all as good; a selection whose
+ * kernel has another key now must give way. */
+static bool is_there(int dir, const char *name, const cj_blob *wanted)
+{
+    cj_blob bytes = {0};
+    bool absent, there = false;
+    if (cj_file_read(dir, name, CJ_ENTRY_LIMIT, &bytes, &absent) == CONVJIT_OK)
+        there = cj_selection_is_name(name)
+                    ? bytes.size == wanted->size && memcmp(bytes.data, wanted->data, bytes.size) == 0
+                    : cj_cache_verify(&bytes, name) == CONVJIT_OK;
+    cj_blob_free(&bytes);
+    return there;
+}
+
 /* The directory is not synchronised: a name that a crash of the machine loses is a miss, and that costs less than a
- * second wait for the disk with every kernel. */
+ * second wait for the disk with every kernel. A selection is made again faster than a disk takes it for certain, so for
+ * that there is no wait at all. */
 static convjit_status write_entry(cj_cache *c, int dir, const char *name, const cj_blob *bytes)
 {
     cj_writer w;
     if (cj_writer_open(&w, dir, 0600)) {
-        if (cj_writer_add(&w, bytes->data, bytes->size) && cj_writer_publish(&w, name))
+        bool (*publish)(cj_writer *, const char *) =
+            cj_selection_is_name(name) ? cj_writer_publish_unsynced : cj_writer_publish;
+        if (cj_writer_add(&w, bytes->data, bytes->size) && publish(&w, name))
             return CONVJIT_OK;
         cj_writer_discard(&w);
     }
@@ -355,7 +401,7 @@ convjit_status cj_cache_store(cj_cache *c, const char *name, const cj_blob *byte
 {
     int dir = -1;
     convjit_status status = create_own(c, &dir);
-    if (!status && !is_there(dir, name)) /* by another process, perhaps: its bytes are as good */
+    if (!status && !is_there(dir, name, bytes)) /* by another process, perhaps: its bytes are as good */
         status = write_entry(c, dir, name, bytes);
     if (dir >= 0)
         close(dir);
@@ -392,17 +438,19 @@ convjit_status cj_cache_put(cj_cache *c, const cj_key *key, const char *key_text
     return status == CONVJIT_IO ? CONVJIT_OK : status;
 }
 
-/* ---- Listing ---- */
-
-static convjit_status load(int dir, const char *name, cj_blob *bytes, cj_kernel **kernel, bool *absent)
+void cj_cache_put_selection(cj_cache *c, const char *key_text, const char source_hex[65], const char *schedule,
+                            const char *why)
 {
-    convjit_status status = cj_file_read(dir, name, CJ_ENTRY_LIMIT, bytes, absent);
-    if (!status)
-        status = cj_entry_decode(bytes, name, NULL, kernel, NULL);
-    if (status)
-        cj_blob_free(bytes);
-    return status;
+    char name[CJ_SELECTION_NAME];
+    cj_blob bytes = {0};
+    if (cj_selection_encode(key_text, source_hex, schedule, why, &bytes))
+        return;
+    cj_selection_name(key_text, name);
+    cj_cache_store(c, name, &bytes);
+    cj_blob_free(&bytes);
 }
+
+/* ---- Listing ---- */
 
 convjit_status cj_cache_load(cj_cache *c, const char *name, cj_blob *bytes)
 {
@@ -412,7 +460,11 @@ convjit_status cj_cache_load(cj_cache *c, const char *name, cj_blob *bytes)
     if (!status && dir < 0)
         status = cj_fail(CONVJIT_IO, "directory \"%s\" is not there", c->own.path);
     if (!status)
-        status = load(dir, name, bytes, NULL, &absent);
+        status = cj_file_read(dir, name, CJ_ENTRY_LIMIT, bytes, &absent);
+    if (!status)
+        status = cj_cache_verify(bytes, name);
+    if (status)
+        cj_blob_free(bytes);
     if (dir >= 0)
         close(dir);
     return status ? cj_fail_in(status, "\"%s\"", name) : status;
@@ -427,14 +479,35 @@ static void free_entry(cj_cache_entry *e)
     free(e->damage);
 }
 
-/* Takes three strings out of a kernel. */
-static void take_names(cj_cache_entry *e, cj_kernel *k)
+static convjit_status describe_kernel(const cj_blob *bytes, cj_cache_entry *e)
 {
+    cj_key key;
+    cj_kernel *k = NULL;
+    convjit_status status = cj_entry_decode(bytes, e->file, &key, &k, NULL);
+    if (status)
+        return status;
+    memcpy(e->source_hex, key.source_hex, sizeof e->source_hex);
     e->tuple = k->tuple;
     e->schedule = k->schedule;
     e->arch = k->arch;
     k->tuple = k->schedule = k->arch = NULL;
     cj_kernel_free(k);
+    return CONVJIT_OK;
+}
+
+static convjit_status describe_selection(const cj_blob *bytes, cj_cache_entry *e)
+{
+    cj_selection s;
+    convjit_status status = cj_selection_decode(bytes, e->file, &s);
+    if (status)
+        return status;
+    memcpy(e->source_hex, s.source_hex, sizeof e->source_hex);
+    e->tuple = s.problem;
+    e->schedule = s.schedule;
+    e->arch = s.arch;
+    s.problem = s.schedule = s.arch = NULL;
+    cj_selection_free(&s);
+    return CONVJIT_OK;
 }
 
 /* *gone: somebody removed it since the directory was read. */
@@ -442,32 +515,34 @@ static convjit_status describe(int dir, const char *name, cj_cache_entry *e, boo
 {
     struct stat st;
     cj_blob bytes = {0};
-    cj_kernel *k = NULL;
-    *e = (cj_cache_entry){.file = strdup(name)};
+    *e = (cj_cache_entry){.file = strdup(name), .selection = cj_selection_claims_name(name)};
     if (!e->file)
         return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a list of the cache");
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         e->bytes = (uint64_t)st.st_size;
         e->mtime = st.st_mtime;
     }
-    convjit_status status = load(dir, name, &bytes, &k, gone);
+    convjit_status status = cj_file_read(dir, name, e->selection ? CJ_SELECTION_LIMIT : CJ_ENTRY_LIMIT, &bytes, gone);
+    if (!status)
+        status = e->selection ? describe_selection(&bytes, e) : describe_kernel(&bytes, e);
     cj_blob_free(&bytes);
-    if (!status) {
-        take_names(e, k);
-        return CONVJIT_OK;
-    }
-    if (status == CONVJIT_NO_MEMORY)
+    if (!status || status == CONVJIT_NO_MEMORY)
         return status;
     e->status = status;
     e->damage = strdup(convjit_errmsg());
     return e->damage ? CONVJIT_OK : cj_fail(CONVJIT_NO_MEMORY, "out of memory for a list of the cache");
 }
 
+static bool claims_name(const char *name)
+{
+    return cj_entry_claims_name(name) || cj_selection_claims_name(name);
+}
+
 static convjit_status list(int dir, cj_cache_entry **entries, size_t *n)
 {
     cj_names names = {0};
     size_t count = 0;
-    convjit_status status = cj_dir_names(dir, "", cj_entry_claims_name, &names);
+    convjit_status status = cj_dir_names(dir, "", claims_name, &names);
     cj_cache_entry *all = status ? NULL : calloc(names.n + 1, sizeof *all);
     if (!status && !all)
         status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a list of the cache");
@@ -535,31 +610,105 @@ static convjit_status remove_temporaries(cj_cache *c, int dir, size_t *removed)
     return status;
 }
 
-static int compare_oldest_first(const void *a, const void *b)
+/* What is in the writable directory, by name, and which of it is to go. */
+typedef struct census {
+    cj_cache_entry *entries;
+    size_t n;
+    bool *doomed;
+    size_t *by_age; /* indices, oldest first */
+} census;
+
+static void mark_damaged(census *s)
 {
-    const cj_cache_entry *x = a, *y = b;
+    for (size_t i = 0; i < s->n; i++)
+        s->doomed[i] = s->entries[i].status == CONVJIT_CORRUPT;
+}
+
+/* A kernel's name begins with its source digest, so those of one source stand together. */
+static bool keeps_kernel(const census *s, const char *source_hex)
+{
+    size_t low = 0, high = s->n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(s->entries[middle].file, source_hex) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < s->n && strncmp(s->entries[low].file, source_hex, 64) == 0; low++)
+        if (!s->entries[low].selection && !s->doomed[low])
+            return true;
+    return false;
+}
+
+static bool is_searched(cj_cache *c, const char *source_hex)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < c->n_search && !found; i++) {
+        cj_names names = {0};
+        int dir = open_place(c, &c->search[i]);
+        if (dir >= 0 && cj_dir_names(dir, source_hex, cj_entry_is_name, &names) == CONVJIT_OK)
+            found = names.n;
+        cj_names_free(&names);
+        if (dir >= 0)
+            close(dir);
+    }
+    return found > 0;
+}
+
+/* Selections whose kernel is, or is about to be, nowhere. */
+static void mark_orphans(cj_cache *c, census *s)
+{
+    for (size_t i = 0; i < s->n; i++) {
+        const cj_cache_entry *e = &s->entries[i];
+        if (e->selection && e->status == CONVJIT_OK && !s->doomed[i])
+            s->doomed[i] = !keeps_kernel(s, e->source_hex) && !is_searched(c, e->source_hex);
+    }
+}
+
+static int compare_oldest_first(const void *a, const void *b, void *of)
+{
+    const cj_cache_entry *entries = of, *x = &entries[*(const size_t *)a], *y = &entries[*(const size_t *)b];
     return x->mtime != y->mtime ? (x->mtime < y->mtime ? -1 : 1) : strcmp(x->file, y->file);
+}
+
+static void mark_oldest(census *s, uint64_t max_bytes)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        s->by_age[i] = i;
+        bytes += s->doomed[i] ? 0 : s->entries[i].bytes;
+    }
+    qsort_r(s->by_age, s->n, sizeof *s->by_age, compare_oldest_first, s->entries);
+    for (size_t i = 0; i < s->n && max_bytes && bytes > max_bytes; i++) {
+        size_t oldest = s->by_age[i];
+        bytes -= s->doomed[oldest] ? 0 : s->entries[oldest].bytes;
+        s->doomed[oldest] = true;
+    }
 }
 
 static convjit_status remove_entries(cj_cache *c, int dir, uint64_t max_bytes, size_t *removed)
 {
-    cj_cache_entry *entries = NULL;
-    size_t n = 0;
-    uint64_t bytes = 0;
-    convjit_status status = list(dir, &entries, &n);
+    census s = {0};
+    convjit_status status = list(dir, &s.entries, &s.n);
     if (status)
         return status;
-    for (size_t i = 0; i < n; i++)
-        bytes += entries[i].status == CONVJIT_CORRUPT ? 0 : entries[i].bytes;
-    qsort(entries, n, sizeof *entries, compare_oldest_first);
-    for (size_t i = 0; !status && i < n; i++) {
-        bool damaged = entries[i].status == CONVJIT_CORRUPT;
-        if (!damaged && (max_bytes == 0 || bytes <= max_bytes))
-            continue;
-        status = remove_file(c, dir, entries[i].file, removed);
-        bytes -= damaged ? 0 : entries[i].bytes;
+    s.doomed = calloc(s.n + 1, sizeof *s.doomed);
+    s.by_age = calloc(s.n + 1, sizeof *s.by_age);
+    if (s.doomed && s.by_age) {
+        mark_damaged(&s);
+        mark_orphans(c, &s); /* before what is still of use has to go for its size */
+        mark_oldest(&s, max_bytes);
+        mark_orphans(c, &s); /* of kernels that went for theirs */
+    } else {
+        status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a list of the cache");
     }
-    cj_cache_list_free(entries, n);
+    for (size_t i = 0; !status && i < s.n; i++)
+        if (s.doomed[i])
+            status = remove_file(c, dir, s.entries[i].file, removed);
+    free(s.by_age);
+    free(s.doomed);
+    cj_cache_list_free(s.entries, s.n);
     return status;
 }
 
@@ -588,7 +737,7 @@ convjit_status cj_cache_clear(cj_cache *c, size_t *removed)
         return status;
     status = remove_temporaries(c, dir, &temporaries);
     if (!status)
-        status = cj_dir_names(dir, "", cj_entry_claims_name, &names);
+        status = cj_dir_names(dir, "", claims_name, &names);
     for (size_t i = 0; !status && i < names.n; i++)
         status = remove_file(c, dir, names.names[i], removed);
     cj_names_free(&names);

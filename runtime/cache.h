@@ -1,4 +1,5 @@
-/* cache.h: what the files of the kernel cache share. For cache.c, cache_entry.c, cache_dir.c, selection.c and bundle.c only. */
+/* cache.h: what the files of the kernel cache share. For cache.c, cache_entry.c, cache_dir.c, selection.c, bundle.c and
+ * their tests only. */
 #ifndef CJ_CACHE_H
 #define CJ_CACHE_H
 
@@ -29,8 +30,8 @@ enum {
 void cj_selection_name(const char *key_text, char name[CJ_SELECTION_NAME]);
 bool cj_selection_is_name(const char *name);
 bool cj_selection_claims_name(const char *name);
-convjit_status cj_selection_encode(const char *key_text, const char source_hex[65], const char *schedule, const char *why,
-                                   cj_blob *out);
+convjit_status cj_selection_encode(const char *key_text, const char source_hex[65], const char *schedule,
+                                   const char *why, cj_blob *out);
 /* As cj_entry_decode; s may be NULL. */
 convjit_status cj_selection_decode(const cj_blob *bytes, const char *name, cj_selection *s);
 
@@ -81,8 +82,8 @@ bool cj_cache_is_name(const char *name);
 convjit_status cj_cache_verify(const cj_blob *bytes, const char *name);
 /* An entry's bytes, verified; errors as cj_file_read and cj_entry_decode. */
 convjit_status cj_cache_load(cj_cache *c, const char *name, cj_blob *bytes);
-/* Publishes verified bytes unless a valid kernel of that name, or the very same selection, is there. CONVJIT_IO if it cannot
- * be written. */
+/* Publishes verified bytes unless a valid kernel of that name, or the very same selection, is there. CONVJIT_IO if it
+ * cannot be written. */
 convjit_status cj_cache_store(cj_cache *c, const char *name, const cj_blob *bytes);
 
 #endif

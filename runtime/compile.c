@@ -9,12 +9,13 @@
 enum { BUCKETS = 256, KEY_BYTES = 2 * 65 };
 
 typedef enum state { BUILDING, READY, FAILED } state;
+typedef enum effort { RECALL, FIND, COMPILE } effort; /* how far a thread goes for a kernel; the first has no source */
 
 struct cj_built {
     struct cj_built *next;
     char key[KEY_BYTES];    /* both digests of a cj_key */
     state state;
-    bool may_compile;       /* of the thread that builds */
+    effort effort;          /* of the thread that builds */
     int waiting;            /* threads that will look at a failure; the last of them frees it */
     convjit_status status;  /* FAILED: with what, and the message (NULL if there was no memory for it) */
     char *message;
@@ -36,6 +37,11 @@ const cj_kernel *cj_built_kernel(const cj_built *b)
 const cj_blob *cj_built_binary(const cj_built *b)
 {
     return &b->binary;
+}
+
+const char *cj_built_source_hex(const cj_built *b)
+{
+    return b->key; /* the digest of the compiler follows it */
 }
 
 struct cj_table *cj_table_create(void)
@@ -105,8 +111,7 @@ static convjit_status wait_for(struct cj_table *table, cj_built *b)
 }
 
 /* Finds an entry that is ready, or puts in one that the caller has to build (*mine). */
-static convjit_status claim(struct cj_table *table, const char key[KEY_BYTES], bool may_compile, cj_built **out,
-                            bool *mine)
+static convjit_status claim(struct cj_table *table, const char key[KEY_BYTES], effort wish, cj_built **out, bool *mine)
 {
     *mine = false;
     for (;;) {
@@ -116,16 +121,16 @@ static convjit_status claim(struct cj_table *table, const char key[KEY_BYTES], b
             if (!b)
                 return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a kernel");
             memcpy(b->key, key, KEY_BYTES);
-            b->may_compile = may_compile;
+            b->effort = wish;
             *mine = true;
             return CONVJIT_OK;
         }
         *out = *at;
-        bool more_than_they = may_compile && !(*at)->may_compile;
+        bool more_than_they = wish > (*at)->effort;
         convjit_status status = wait_for(table, *at);
         if (status != CONVJIT_NO_COMPILER || !more_than_they)
             return status;
-        /* the other thread was not allowed to compile, and this one is */
+        /* the other thread did not try all that this one may */
     }
 }
 
@@ -144,16 +149,18 @@ static void give_up(struct cj_table *table, cj_built *b, convjit_status status)
 
 typedef struct job {
     convjit *cj;
-    cj_kernel *kernel;
+    effort effort;
+    cj_kernel *kernel;      /* RECALL: NULL until it is found */
     cj_key key;
-    cj_text key_text;
+    cj_text key_text;       /* RECALL: empty */
     const char *identity;   /* NULL: there is no compiler */
     char *no_compiler;      /* why */
-    bool may_compile;
 } job;
 
 static convjit_status fail_miss(const job *j)
 {
+    if (j->effort == RECALL)
+        return cj_fail(CONVJIT_NO_COMPILER, "kernel %s is not in the cache", j->key.source_hex);
     const char *why_not = NULL, *dir = cj_cache_dir(j->cj->cache, &why_not), *path = cj_cache_search_path(j->cj->cache);
     const char *dir_or_why = dir ? dir : why_not ? why_not : "none";
     const char *reason = j->identity ? "this call may not compile" : j->no_compiler ? j->no_compiler : "no compiler";
@@ -164,17 +171,20 @@ static convjit_status fail_miss(const job *j)
 }
 
 /* disk, else compiler */
-static convjit_status build(const job *j, cj_blob *binary, convjit_origin *origin)
+static convjit_status build(job *j, cj_blob *binary, convjit_origin *origin)
 {
     bool found = false;
     cj_kernel *stored = NULL;
     cj_compiler *compiler = j->cj->compiler;
     convjit_status status = cj_cache_get(j->cj->cache, &j->key, &found, &stored, binary);
-    cj_kernel_free(stored); /* the key covers all that is in it */
+    if (j->kernel)
+        cj_kernel_free(stored); /* the key covers all that is in it */
+    else
+        j->kernel = stored;
     *origin = CONVJIT_FROM_DISK;
     if (status != CONVJIT_OK || found)
         return status;
-    if (!j->identity || !j->may_compile)
+    if (!j->identity || j->effort < COMPILE)
         return fail_miss(j);
     *origin = CONVJIT_COMPILED;
     status = compiler->compile(compiler, j->kernel, binary);
@@ -204,21 +214,27 @@ static convjit_status build_entry(job *j, cj_built *b, convjit_origin *origin)
     return status;
 }
 
+static convjit_status make_key(job *j)
+{
+    if (j->effort == RECALL)
+        return CONVJIT_OK; /* the caller has */
+    convjit_status status = cj_key_make(j->kernel, j->cj->compiler->kind, j->identity, &j->key, &j->key_text);
+    return status == CONVJIT_OK && j->key_text.failed ? cj_fail(CONVJIT_NO_MEMORY, "out of memory for a key") : status;
+}
+
 static convjit_status run(job *j, cj_built **out, convjit_origin *origin)
 {
     struct cj_table *table = j->cj->built;
     char key[KEY_BYTES] = {0};
     bool mine = false;
     cj_built *b = NULL;
-    convjit_status status = cj_key_make(j->kernel, j->cj->compiler->kind, j->identity, &j->key, &j->key_text);
-    if (status == CONVJIT_OK && j->key_text.failed)
-        status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a key");
+    convjit_status status = make_key(j);
     if (status != CONVJIT_OK)
         return status;
     memcpy(key, j->key.source_hex, sizeof j->key.source_hex);
     memcpy(key + KEY_BYTES / 2, j->key.compiler_hex, sizeof j->key.compiler_hex);
     pthread_mutex_lock(&table->lock);
-    status = claim(table, key, j->may_compile, &b, &mine);
+    status = claim(table, key, j->effort, &b, &mine);
     pthread_mutex_unlock(&table->lock);
     *origin = CONVJIT_FROM_MEMORY;
     if (mine)
@@ -231,7 +247,7 @@ static convjit_status run(job *j, cj_built **out, convjit_origin *origin)
 convjit_status cj_compile(convjit *cj, cj_kernel *kernel, bool allow_compile, cj_built **out, convjit_origin *origin)
 {
     convjit_origin from;
-    job j = {.cj = cj, .kernel = kernel, .may_compile = allow_compile};
+    job j = {.cj = cj, .effort = allow_compile ? COMPILE : FIND, .kernel = kernel};
     j.identity = cj->compiler->identity(cj->compiler);
     if (!j.identity)
         j.no_compiler = strdup(convjit_errmsg());
@@ -241,5 +257,14 @@ convjit_status cj_compile(convjit *cj, cj_kernel *kernel, bool allow_compile, cj
     cj_kernel_free(j.kernel);
     cj_text_free(&j.key_text);
     free(j.no_compiler);
+    return status;
+}
+
+convjit_status cj_recall(convjit *cj, const char source_hex[65], cj_built **out, convjit_origin *origin)
+{
+    job j = {.cj = cj, .effort = RECALL, .identity = cj->compiler->identity(cj->compiler)};
+    cj_key_of_source(source_hex, j.identity, &j.key);
+    convjit_status status = run(&j, out, origin);
+    cj_kernel_free(j.kernel);
     return status;
 }

@@ -144,6 +144,18 @@ convjit_status cj_context_generate(convjit *cj, const convjit_problem *p, const 
     return unlock_script(cj, status);
 }
 
+/* The emulated device has no multiprocessors to count, and says 0. */
+convjit_status cj_context_usual_sms(convjit *cj, const char *arch, int *sms)
+{
+    *sms = 0;
+    if (cj->config.device == CONVJIT_EMU)
+        return CONVJIT_OK;
+    convjit_status status = lock_script(cj);
+    if (status == CONVJIT_OK)
+        status = cj_script_usual_sms(cj->script, arch, sms);
+    return unlock_script(cj, status);
+}
+
 convjit_status cj_context_candidates(convjit *cj, const convjit_problem *p, const char *arch, int sms, char ***specs,
                                      size_t *n)
 {

@@ -239,7 +239,8 @@ CONVJIT_API convjit_status convjit_precompile(convjit *cj, const convjit_problem
                                               const convjit_precompile_options *options, size_t *compiled);
 
 /* Writes every valid entry of the cache directory into one bundle file (atomically), or adds a bundle's entries to the
- * cache directory. A damaged bundle is CONVJIT_CORRUPT and adds nothing. *entries, unless NULL, receives the count. */
+ * cache directory. An entry is a kernel, or a selection: which kernel serves one problem. A damaged bundle is
+ * CONVJIT_CORRUPT and adds nothing. *entries, unless NULL, receives the count. */
 CONVJIT_API convjit_status convjit_cache_export(convjit *cj, const char *file, size_t *entries);
 CONVJIT_API convjit_status convjit_cache_import(convjit *cj, const char *file, size_t *entries);
 

@@ -46,6 +46,27 @@ enum {
     CU_FUNC_ATTRIBUTE_NUM_REGS = 4,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 };
+/* Of clusters: one attribute of a launch. */
+enum { CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4 };
+typedef struct CUlaunchAttribute {
+    int id;
+    char pad[8 - sizeof(int)];
+    union { char pad[64]; struct { unsigned x, y, z; } cluster; } value;
+} CUlaunchAttribute;
+typedef struct CUlaunchConfig {
+    unsigned grid[3], block[3], smem;
+    CUstream stream;
+    CUlaunchAttribute *attributes;
+    unsigned n_attributes;
+} CUlaunchConfig;
+/* Of tensor maps */
+enum {
+    CU_TENSOR_MAP_DATA_TYPE_FLOAT16 = 6, CU_TENSOR_MAP_DATA_TYPE_FLOAT32 = 7, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9,
+    CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 = 11
+};
+enum {
+    CU_TENSOR_MAP_INTERLEAVE_NONE = 0, CU_TENSOR_MAP_L2_PROMOTION_L2_128B = 2, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0
+};
 enum { CU_EVENT_DEFAULT = 0, DEFAULT_SMEM = 48 << 10 /* dynamic shared memory that needs no permission */ };
 
 typedef struct cuda_api {
@@ -73,6 +94,10 @@ typedef struct cuda_api {
     CUresult (*LaunchKernel)(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                              unsigned block_y, unsigned block_z, unsigned smem, CUstream stream, void **args,
                              void **extra);
+    CUresult (*LaunchKernelEx)(const CUlaunchConfig *config, CUfunction function, void **args, void **extra); /* CUDA 11.8 */
+    CUresult (*TensorMapEncodeTiled)(void *map, int type, unsigned rank, void *base, const unsigned long long *dims,
+                                     const unsigned long long *strides, const unsigned *box, const unsigned *element_strides,
+                                     int interleave, int swizzle, int l2_promotion, int fill); /* CUDA 12.0 */
     CUresult (*MemAlloc)(CUdeviceptr *memory, size_t bytes);
     CUresult (*MemFree)(CUdeviceptr memory);
     CUresult (*MemcpyHtoD)(CUdeviceptr device, const void *host, size_t bytes);
@@ -110,6 +135,8 @@ static const struct { const char *name; size_t offset; bool optional; } symbols[
     SYMBOL(FuncSetAttribute, "", false),
     SYMBOL(FuncGetAttribute, "", false),
     SYMBOL(LaunchKernel, "", false),
+    SYMBOL(LaunchKernelEx, "", true),
+    SYMBOL(TensorMapEncodeTiled, "", true),
     SYMBOL(MemAlloc, "_v2", false),
     SYMBOL(MemFree, "_v2", false),
     SYMBOL(MemcpyHtoD, "_v2", false),
@@ -577,6 +604,60 @@ static convjit_status launch(cj_device *base, const cj_function *f, const unsign
     return leave(d, pushed, result == CUDA_SUCCESS ? CONVJIT_OK : fail_launch(d, f, grid, block, smem, result));
 }
 
+static convjit_status launch_cluster(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream)
+{
+    const driver *d = (const driver *)base;
+    bool pushed;
+    if (cluster[0] * cluster[1] * cluster[2] == 1)
+        return launch(base, f, grid, block, smem, args, n_args, stream);
+    if (!d->api.LaunchKernelEx)
+        return cj_fail(CONVJIT_UNSUPPORTED, "%s runs in clusters of blocks, and this CUDA driver has no cuLaunchKernelEx",
+                       f->entry);
+    CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                                   .value.cluster = {cluster[0], cluster[1], cluster[2]}};
+    CUlaunchConfig config = {.grid = {grid[0], grid[1], grid[2]}, .block = {block[0], block[1], block[2]}, .smem = smem,
+                             .stream = (CUstream)stream, .attributes = &attribute, .n_attributes = 1};
+    convjit_status status = enter(d, f->context, &pushed);
+    if (status != CONVJIT_OK)
+        return status;
+    CUresult result = d->api.LaunchKernelEx(&config, f->handle, args, NULL);
+    if (result != CUDA_SUCCESS) {
+        fail_call(d, result, "cuLaunchKernelEx");
+        status = cj_fail_in(status_of(result), "%s, grid %ux%ux%u, block %ux%ux%u, cluster %ux%ux%u, %u bytes of shared memory",
+                            f->entry, grid[0], grid[1], grid[2], block[0], block[1], block[2], cluster[0], cluster[1],
+                            cluster[2], smem);
+    }
+    return leave(d, pushed, status);
+}
+
+/* The driver's box covers what element strides skip, too. */
+static convjit_status encode(cj_device *base, const cj_tensor_map *map, void *memory, unsigned char out[CJ_TENSOR_MAP_BYTES])
+{
+    static const int types[CJ_MAP_COUNT] = {
+        [CJ_MAP_F32] = CU_TENSOR_MAP_DATA_TYPE_FLOAT32, [CJ_MAP_TF32] = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
+        [CJ_MAP_F16] = CU_TENSOR_MAP_DATA_TYPE_FLOAT16, [CJ_MAP_BF16] = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    };
+    driver *d = (driver *)base;
+    unsigned long long dims[CJ_MAX_AXES], strides[CJ_MAX_AXES];
+    unsigned box[CJ_MAX_AXES], element_strides[CJ_MAX_AXES];
+    convjit_status status = open_once(d);
+    if (status != CONVJIT_OK)
+        return status;
+    if (!d->api.TensorMapEncodeTiled)
+        return cj_fail(CONVJIT_UNSUPPORTED, "tensor maps: this CUDA driver has no cuTensorMapEncodeTiled");
+    for (int i = 0; i < map->rank; i++) {
+        dims[i] = (unsigned long long)map->dims[i];
+        strides[i] = i + 1 < map->rank ? (unsigned long long)map->strides[i] : 0;
+        element_strides[i] = (unsigned)map->element_strides[i];
+        box[i] = (unsigned)map->box[i] * element_strides[i];
+    }
+    int swizzle = map->swizzle == 128 ? 3 : map->swizzle / 32; /* CU_TENSOR_MAP_SWIZZLE_: none, 32B, 64B, 128B */
+    return CALL(d, TensorMapEncodeTiled, out, types[map->element], (unsigned)map->rank, memory, dims, strides, box,
+                element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+}
+
 /* ---- memory ---- */
 
 static CUdeviceptr pointer(const void *memory)
@@ -798,6 +879,7 @@ convjit_status cj_driver_open(cj_device **out, const convjit_config *config)
     pthread_mutex_init(&d->lock, NULL);
     d->base = (cj_device){
         .bind = bind, .load = load, .unload = unload, .function = function, .resources = resources, .launch = launch,
+        .launch_cluster = launch_cluster, .encode = encode,
         .alloc = device_alloc, .free = device_free, .write = device_write, .read = device_read, .fill = device_fill,
         .sync = device_sync, .time = device_time, .info = info, .close = close_driver,
     };

@@ -70,22 +70,49 @@ convjit_status cj_expr_check(const char *expr); /* the syntax alone */
 
 /* ---- kernel.c: what the generator returns, checked; and its text form in cache entries ---- */
 
-enum { CJ_MAX_LAUNCHES = 8, CJ_MAX_ARGS = 32, CJ_MAX_REQUIRES = 16, CJ_MAX_OPTIONS = 16 };
+enum {
+    CJ_MAX_LAUNCHES = 8, CJ_MAX_ARGS = 32, CJ_MAX_REQUIRES = 16, CJ_MAX_OPTIONS = 16, CJ_MAX_CLUSTER = 8, CJ_MAX_MAPS = 8
+};
 
 typedef enum cj_arg_kind { /* names in Lua and in the text form: */
     CJ_ARG_INPUT, CJ_ARG_WEIGHTS, CJ_ARG_BIAS, CJ_ARG_RESIDUAL, CJ_ARG_OUTPUT, /* "input" ... "output": device pointer */
     CJ_ARG_WORKSPACE, /* "workspace": device pointer + the expression's bytes */
     CJ_ARG_I32,       /* "i32": int, the expression's value; an error if it does not fit */
     CJ_ARG_I64,       /* "i64": long long */
+    CJ_ARG_TENSOR_MAP, /* "tensor_map": a map of 128 bytes, by value (`const __grid_constant__ TensorMap`) */
     CJ_ARG_KIND_COUNT
 } cj_arg_kind;
 
-typedef struct cj_arg { cj_arg_kind kind; char *expr; } cj_arg; /* expr: NULL for the five tensors */
+/* A tensor map: how tensor copies (TMA) see a piece of memory. Axes are counted from the fastest; of a box all elements are
+ * copied, or along an axis each element_strides-th. Unlike cuTensorMapEncodeTiled, box counts what is copied. */
+enum { CJ_MAX_AXES = 5, CJ_TENSOR_MAP_BYTES = 128 };
+typedef enum cj_map_element { CJ_MAP_F32, CJ_MAP_TF32, CJ_MAP_F16, CJ_MAP_BF16, CJ_MAP_COUNT } cj_map_element;
+typedef struct cj_tensor_map {
+    cj_map_element element;
+    int rank;
+    int swizzle;                        /* 0, 32, 64, 128 bytes */
+    int64_t dims[CJ_MAX_AXES];          /* elements */
+    int64_t strides[CJ_MAX_AXES - 1];   /* bytes from one to the next along axis 1, 2, ... */
+    int box[CJ_MAX_AXES], element_strides[CJ_MAX_AXES];
+} cj_tensor_map;
+/* The same in a launch table: dims, strides and the offset behind the tensor's start, in bytes, are expressions. */
+typedef struct cj_tensor_arg {
+    cj_arg_kind tensor;                 /* a tensor, or the workspace */
+    cj_tensor_map map;                  /* without dims and strides */
+    char *offset, *dims[CJ_MAX_AXES], *strides[CJ_MAX_AXES - 1];
+} cj_tensor_arg;
+
+typedef struct cj_arg {
+    cj_arg_kind kind;
+    char *expr;           /* NULL for the five tensors and for maps */
+    cj_tensor_arg *map;   /* NULL but for maps */
+} cj_arg;
 
 typedef struct cj_launch {
     char *entry;       /* extern "C" name in the source */
     char *grid[3];     /* expressions, each >= 1 and within the hardware's limits when evaluated */
     int block[3];
+    int cluster[3];    /* blocks of a cluster, at most CJ_MAX_CLUSTER; divides the grid */
     char *smem;        /* expression: dynamic shared memory in bytes */
     int n_args;
     cj_arg args[CJ_MAX_ARGS];
@@ -120,6 +147,16 @@ convjit_status cj_kernel_check(const cj_kernel *k, bool from_cache);
 convjit_status cj_kernel_write(const cj_kernel *k, cj_text *out);
 convjit_status cj_kernel_read(const char *text, size_t length, cj_kernel **out);
 
+/* ---- tensor_map.c ---- */
+
+const char *cj_map_element_name(cj_map_element element); /* "f32" ... */
+bool cj_map_element_parse(const char *name, size_t length, cj_map_element *out);
+int cj_map_element_bytes(cj_map_element element);
+/* The limits of the hardware, as cuTensorMapEncodeTiled has them. CONVJIT_INVALID, naming the field and the limit. The first
+ * is about what does not depend on N, H, W: rank, swizzle, box, element strides. */
+convjit_status cj_tensor_map_check_box(const cj_tensor_map *map);
+convjit_status cj_tensor_map_check(const cj_tensor_map *map);
+
 /* ---- embed.lua: gen/, templates/ and the emulated device's headers as data, sorted by name ("gen/init.lua") ---- */
 
 struct cj_embedded { const char *name, *text; size_t length; }; /* text ends in a 0 that length does not count */
@@ -152,6 +189,9 @@ const char *cj_script_digest(void);
 bool cj_script_embedded(void);
 /* The number of multiprocessors that an architecture is generated for when none is given. */
 convjit_status cj_script_usual_sms(cj_script *s, const char *arch, int *sms);
+/* For tests: a kernel text that is no schedule's, rendered as a template that errors call `chunk`, with the primitives that it
+ * names in front, as a generated text has them. Free *source. */
+convjit_status cj_script_source(cj_script *s, const char *template, const char *chunk, char **source);
 /* For tests: runs a script in the generator's sandbox with one more name, check(name, ok), which calls `check`. */
 convjit_status cj_script_run(cj_script *s, const char *text, size_t length, const char *chunk,
                              void (*check)(void *user, const char *name, bool ok), void *user);
@@ -179,7 +219,7 @@ convjit_status cj_key_make(const cj_kernel *k, const char *kind, const char *ide
 bool cj_key_parse(const char *text, size_t length, cj_key *key);
 /* The key of a kernel of which only the source digest is known. */
 void cj_key_of_source(const char source_hex[65], const char *identity, cj_key *key);
-/* The lines that keys and selections are made of: "NAME LENGTH VALUE\n". The reader returns false if there is none at `at`. */
+/* The lines that keys and selections are made of: "NAME LENGTH VALUE\n". The reader: false if there is none at `at`. */
 typedef struct cj_field { const char *value, *next; size_t name_length, length; } cj_field;
 void cj_field_add(cj_text *t, const char *name, const char *value);
 bool cj_field_read(const char *at, const char *end, cj_field *f);
@@ -192,9 +232,10 @@ typedef struct cj_selection {
     char *schedule, *why;  /* as in cj_kernel */
 } cj_selection;
 void cj_selection_free(cj_selection *s); /* its parts */
-/* The key's text: all that the generator's choice depends on. sms: 0 if not known; wanted: the schedule that was asked for,
- * or NULL. false if there can be no selection: the generator is not the embedded one, or there is no memory. */
-bool cj_selection_key(const convjit_problem *p, const char *kind, const char *arch, int sms, const char *wanted, cj_text *key);
+/* The key's text: all that the generator's choice depends on. sms: 0 if not known; wanted: the schedule that was asked
+ * for, or NULL. false if there can be no selection: the generator is not the embedded one, or there is no memory. */
+bool cj_selection_key(const convjit_problem *p, const char *kind, const char *arch, int sms, const char *wanted,
+                      cj_text *key);
 
 /* ---- cache.c, bundle.c ---- */
 
@@ -218,7 +259,8 @@ convjit_status cj_cache_put(cj_cache *c, const cj_key *key, const char *key_text
 /* A verified selection by its key's text, likewise; false if there is none, for whatever reason. */
 bool cj_cache_get_selection(cj_cache *c, const char *key_text, cj_selection *s);
 /* Publishes one, in place of another under the same key. Failure to write is logged and otherwise ignored. */
-void cj_cache_put_selection(cj_cache *c, const char *key_text, const char source_hex[65], const char *schedule, const char *why);
+void cj_cache_put_selection(cj_cache *c, const char *key_text, const char source_hex[65], const char *schedule,
+                            const char *why);
 /* Makes the writable directory now, if need be. CONVJIT_IO with the reason if nothing can be kept. */
 convjit_status cj_cache_ready(cj_cache *c);
 /* The directory in use (which may not be there yet), or NULL and the reason, which lasts until this thread's next failure. */
@@ -287,6 +329,12 @@ typedef struct cj_device {
     /* The hot path: no allocation, lock or synchronisation on the GPU. args: array of pointers to the arguments. */
     convjit_status (*launch)(struct cj_device *d, const cj_function *f, const unsigned grid[3], const unsigned block[3],
                              unsigned smem, void **args, int n_args, void *stream);
+    /* The same in clusters of that many blocks (sm_90). */
+    convjit_status (*launch_cluster)(struct cj_device *d, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream);
+    /* Makes a tensor map for kernels of this device, of one that cj_tensor_map_check accepts; base: aligned to 16 bytes. On a
+     * GPU it needs a driver of CUDA 12. No allocation, lock or synchronisation. */
+    convjit_status (*encode)(struct cj_device *d, const cj_tensor_map *map, void *base, unsigned char out[CJ_TENSOR_MAP_BYTES]);
     convjit_status (*alloc)(struct cj_device *d, void **memory, size_t bytes);
     void (*free)(struct cj_device *d, void *memory);
     convjit_status (*write)(struct cj_device *d, void *device, const void *host, size_t bytes);
@@ -330,9 +378,16 @@ convjit_status cj_context_usual_sms(convjit *cj, const char *arch, int *sms);
 /* compile.c: memory, disk, compiler, in that order, once for each key in this process. Takes the kernel over.
  * allow_compile false: CONVJIT_NO_COMPILER on a miss. */
 convjit_status cj_compile(convjit *cj, cj_kernel *kernel, bool allow_compile, cj_built **out, convjit_origin *origin);
-/* The same for a kernel of which only the source digest is known: memory or disk; CONVJIT_NO_COMPILER on a miss. What comes
- * from disk has no source. */
+/* The same for a kernel of which only the source digest is known: memory or disk; CONVJIT_NO_COMPILER on a miss. What
+ * comes from disk has no source. */
 convjit_status cj_recall(convjit *cj, const char source_hex[65], cj_built **out, convjit_origin *origin);
+
+/* ---- plan.c ---- */
+
+/* A plan of a kernel that is given, and taken over, in place of the generator's choice. For tests. */
+convjit_status cj_plan_create_kernel(convjit_plan **plan, convjit *cj, const convjit_problem *problem, cj_kernel *kernel);
+/* What the plan's kernel was compiled to; lives as long as the context. */
+const cj_blob *cj_plan_binary(const convjit_plan *plan);
 
 /* ---- reference.c: convolution on the CPU in double precision, to check kernels against; used by `run --check` and tests ---- */
 

@@ -16,8 +16,13 @@
  *     [launch ENTRY
  *     grid_x EXPRESSION, grid_y and grid_z likewise
  *     block_x 128, block_y and block_z likewise
+ *     [cluster_x 2, cluster_y and cluster_z likewise, unless all are 1]
  *     smem EXPRESSION
- *     [arg KIND, and behind a blank the expression if the kind has one]]
+ *     [arg KIND, and behind a blank the expression if the kind has one; behind the kind tensor_map, whose memory it is, and:
+ *     map_element f16
+ *     [map_swizzle 128]
+ *     map_offset EXPRESSION
+ *     [for each axis: map_dim EXPRESSION, from the second on map_stride EXPRESSION, map_box 64, map_every 1]]]
  *     end
  *
  * Values hold no control characters, so nothing is escaped, and every kernel has exactly one text.
@@ -29,15 +34,16 @@
 
 static const char HEADER[] = "convjit-kernel 1";
 
-enum { MAX_LINE = 4096, MAX_BLOCK = 1024, MAX_BLOCK_Z = 64, MAX_ALIGN = 256 };
+enum { MAX_LINE = 4096, MAX_BLOCK = 1024, MAX_BLOCK_Z = 64, MAX_ALIGN = 256, MAP_ALIGN = 16 };
 
 static const char *const arg_names[CJ_ARG_KIND_COUNT] = {
     [CJ_ARG_INPUT] = "input",   [CJ_ARG_WEIGHTS] = "weights",     [CJ_ARG_BIAS] = "bias",
     [CJ_ARG_OUTPUT] = "output", [CJ_ARG_WORKSPACE] = "workspace", [CJ_ARG_RESIDUAL] = "residual",
-    [CJ_ARG_I32] = "i32",       [CJ_ARG_I64] = "i64",
+    [CJ_ARG_I32] = "i32",       [CJ_ARG_I64] = "i64",             [CJ_ARG_TENSOR_MAP] = "tensor_map",
 };
 static const char *const grid_names[3] = {"grid_x", "grid_y", "grid_z"};
 static const char *const block_names[3] = {"block_x", "block_y", "block_z"};
+static const char *const cluster_names[3] = {"cluster_x", "cluster_y", "cluster_z"};
 
 const char *cj_arg_kind_name(cj_arg_kind kind)
 {
@@ -57,7 +63,7 @@ bool cj_arg_kind_parse(const char *name, size_t length, cj_arg_kind *out)
 
 static bool has_expr(cj_arg_kind kind)
 {
-    return kind >= CJ_ARG_WORKSPACE;
+    return kind >= CJ_ARG_WORKSPACE && kind != CJ_ARG_TENSOR_MAP;
 }
 
 size_t cj_kernel_tuple(const convjit_problem *problem, char *text, size_t capacity)
@@ -68,6 +74,18 @@ size_t cj_kernel_tuple(const convjit_problem *problem, char *text, size_t capaci
     int n = snprintf(text, capacity, "c%lldk%lldr%llds%lld%s", (long long)problem->c, (long long)problem->k,
                      (long long)problem->r, (long long)problem->s, fields ? fields : "");
     return n > 0 ? (size_t)n : 0;
+}
+
+static void free_map(cj_tensor_arg *map)
+{
+    if (!map)
+        return;
+    free(map->offset);
+    for (int i = 0; i < CJ_MAX_AXES; i++)
+        free(map->dims[i]);
+    for (int i = 0; i < CJ_MAX_AXES - 1; i++)
+        free(map->strides[i]);
+    free(map);
 }
 
 void cj_kernel_free(cj_kernel *k)
@@ -89,8 +107,10 @@ void cj_kernel_free(cj_kernel *k)
         free(l->smem);
         for (int axis = 0; axis < 3; axis++)
             free(l->grid[axis]);
-        for (int arg = 0; arg < CJ_MAX_ARGS; arg++)
+        for (int arg = 0; arg < CJ_MAX_ARGS; arg++) {
             free(l->args[arg].expr);
+            free_map(l->args[arg].map);
+        }
     }
     free(k);
 }
@@ -200,10 +220,28 @@ static convjit_status check_count(const place *at, const char *field, int n, int
     return broken(at, "%s: %d is not between %d and %d", field, n, least, most);
 }
 
+static convjit_status check_map(const place *at, const cj_tensor_arg *arg)
+{
+    if (!arg)
+        return broken(at, "the tensor map is missing");
+    if ((unsigned)arg->tensor > CJ_ARG_WORKSPACE)
+        return broken(at, "the tensor map's memory is no tensor and no workspace");
+    if (cj_tensor_map_check_box(&arg->map) != CONVJIT_OK)
+        return broken(at, "tensor_map: %s", convjit_errmsg());
+    convjit_status status = check_expr(at, "offset", arg->offset);
+    for (int i = 0; !status && i < arg->map.rank; i++)
+        status = check_expr(at, "dims", arg->dims[i]);
+    for (int i = 0; !status && i < arg->map.rank - 1; i++)
+        status = check_expr(at, "strides", arg->strides[i]);
+    return status;
+}
+
 static convjit_status check_arg(const place *at, const cj_arg *arg)
 {
     if ((unsigned)arg->kind >= CJ_ARG_KIND_COUNT)
         return broken(at, "kind %d is unknown", (int)arg->kind);
+    if (arg->kind == CJ_ARG_TENSOR_MAP)
+        return check_map(at, arg->map);
     if (has_expr(arg->kind))
         return check_expr(at, arg_names[arg->kind], arg->expr);
     return arg->expr ? broken(at, "%s takes no expression", arg_names[arg->kind]) : CONVJIT_OK;
@@ -219,6 +257,24 @@ static convjit_status check_block(const place *at, const int block[3])
     return broken(at, "block: %d*%d*%d threads are above the limit %d", block[0], block[1], block[2], MAX_BLOCK);
 }
 
+static convjit_status check_cluster(const place *at, const int cluster[3])
+{
+    convjit_status status = CONVJIT_OK;
+    for (int axis = 0; !status && axis < 3; axis++)
+        status = check_count(at, cluster_names[axis], cluster[axis], 1, CJ_MAX_CLUSTER);
+    if (status || cluster[0] * cluster[1] * cluster[2] <= CJ_MAX_CLUSTER)
+        return status;
+    return broken(at, "cluster: %d*%d*%d blocks are above the limit %d", cluster[0], cluster[1], cluster[2], CJ_MAX_CLUSTER);
+}
+
+static convjit_status check_maps(const place *at, const cj_launch *l)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_args; i++)
+        n += l->args[i].kind == CJ_ARG_TENSOR_MAP;
+    return n > CJ_MAX_MAPS ? broken(at, "args: %d tensor maps are above the limit %d", n, CJ_MAX_MAPS) : CONVJIT_OK;
+}
+
 static convjit_status check_launch(place *at, const cj_launch *l)
 {
     const char *source = at->kernel->source;
@@ -230,9 +286,13 @@ static convjit_status check_launch(place *at, const cj_launch *l)
     if (!status)
         status = check_block(at, l->block);
     if (!status)
+        status = check_cluster(at, l->cluster);
+    if (!status)
         status = check_expr(at, "smem", l->smem);
     if (!status)
         status = check_count(at, "args", l->n_args, 1, CJ_MAX_ARGS);
+    if (!status)
+        status = check_maps(at, l);
     for (int i = 0; !status && i < l->n_args; i++) {
         at->arg = i + 1;
         status = check_arg(at, &l->args[i]);
@@ -282,12 +342,25 @@ static convjit_status check_names(const place *at, bool from_cache)
     return status;
 }
 
+/* Tensor copies take addresses of multiples of 16. */
+static convjit_status check_map_alignment(const place *at)
+{
+    const cj_kernel *k = at->kernel;
+    for (int i = 0; i < k->n_launches; i++)
+        for (int arg = 0; arg < k->launches[i].n_args; arg++)
+            if (k->launches[i].args[arg].kind == CJ_ARG_TENSOR_MAP && k->align < MAP_ALIGN)
+                return broken(at, "align: %d is below %d, which tensor maps need", k->align, MAP_ALIGN);
+    return CONVJIT_OK;
+}
+
 static bool writes_output(const cj_kernel *k)
 {
     for (int i = 0; i < k->n_launches; i++)
-        for (int arg = 0; arg < k->launches[i].n_args; arg++)
-            if (k->launches[i].args[arg].kind == CJ_ARG_OUTPUT)
+        for (int i_arg = 0; i_arg < k->launches[i].n_args; i_arg++) {
+            const cj_arg *arg = &k->launches[i].args[i_arg];
+            if (arg->kind == CJ_ARG_OUTPUT || (arg->kind == CJ_ARG_TENSOR_MAP && arg->map->tensor == CJ_ARG_OUTPUT))
                 return true;
+        }
     return false;
 }
 
@@ -312,12 +385,35 @@ convjit_status cj_kernel_check(const cj_kernel *k, bool from_cache)
         status = check_launch(&at, &k->launches[i]);
     }
     at.launch = 0;
+    if (!status)
+        status = check_map_alignment(&at);
     if (!status && !writes_output(k))
         status = broken(&at, "launches: none of them takes the output");
     return status;
 }
 
 /* ---- Writing ---- */
+
+static void write_map(const cj_tensor_arg *arg, cj_text *out)
+{
+    const cj_tensor_map *m = &arg->map;
+    cj_text_printf(out, "arg %s %s\nmap_element %s\n", arg_names[CJ_ARG_TENSOR_MAP], arg_names[arg->tensor],
+                   cj_map_element_name(m->element));
+    if (m->swizzle)
+        cj_text_printf(out, "map_swizzle %d\n", m->swizzle);
+    cj_text_printf(out, "map_offset %s\n", arg->offset);
+    for (int i = 0; i < m->rank; i++) {
+        cj_text_printf(out, "map_dim %s\n", arg->dims[i]);
+        if (i > 0)
+            cj_text_printf(out, "map_stride %s\n", arg->strides[i - 1]);
+        cj_text_printf(out, "map_box %d\nmap_every %d\n", m->box[i], m->element_strides[i]);
+    }
+}
+
+static bool is_clustered(const cj_launch *l)
+{
+    return l->cluster[0] * l->cluster[1] * l->cluster[2] > 1;
+}
 
 static void write_launch(const cj_launch *l, cj_text *out)
 {
@@ -326,10 +422,15 @@ static void write_launch(const cj_launch *l, cj_text *out)
         cj_text_printf(out, "%s %s\n", grid_names[axis], l->grid[axis]);
     for (int axis = 0; axis < 3; axis++)
         cj_text_printf(out, "%s %d\n", block_names[axis], l->block[axis]);
+    for (int axis = 0; is_clustered(l) && axis < 3; axis++)
+        cj_text_printf(out, "%s %d\n", cluster_names[axis], l->cluster[axis]);
     cj_text_printf(out, "smem %s\n", l->smem);
     for (int i = 0; i < l->n_args; i++) {
         const cj_arg *arg = &l->args[i];
-        cj_text_printf(out, "arg %s%s%s\n", arg_names[arg->kind], arg->expr ? " " : "", arg->expr ? arg->expr : "");
+        if (arg->kind == CJ_ARG_TENSOR_MAP)
+            write_map(arg->map, out);
+        else
+            cj_text_printf(out, "arg %s%s%s\n", arg_names[arg->kind], arg->expr ? " " : "", arg->expr ? arg->expr : "");
     }
 }
 
@@ -430,6 +531,46 @@ static convjit_status too_many(const reader *r, const char *keyword, int limit)
                    keyword, limit);
 }
 
+static convjit_status take_axis(reader *r, cj_tensor_arg *arg, int i)
+{
+    convjit_status status = take_string(r, "map_dim", &arg->dims[i]);
+    if (!status && i > 0)
+        status = take_string(r, "map_stride", &arg->strides[i - 1]);
+    if (!status)
+        status = take_int(r, "map_box", &arg->map.box[i]);
+    return status ? status : take_int(r, "map_every", &arg->map.element_strides[i]);
+}
+
+static convjit_status take_map(reader *r, cj_tensor_arg *arg)
+{
+    const char *value;
+    size_t length;
+    convjit_status status = take_value(r, "map_element", &value, &length);
+    if (!status && !cj_map_element_parse(value, length, &arg->map.element))
+        status = cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: map_element is unknown", r->line - 1);
+    if (!status && next_is(r, "map_swizzle"))
+        status = take_int(r, "map_swizzle", &arg->map.swizzle);
+    if (!status)
+        status = take_string(r, "map_offset", &arg->offset);
+    while (!status && next_is(r, "map_dim")) {
+        if (arg->map.rank == CJ_MAX_AXES)
+            return too_many(r, "map_dim", CJ_MAX_AXES);
+        status = take_axis(r, arg, arg->map.rank++);
+    }
+    return status;
+}
+
+/* The value behind the kind: the memory's name. */
+static convjit_status take_map_of(reader *r, const char *name, size_t length, cj_arg *arg)
+{
+    arg->map = calloc(1, sizeof *arg->map);
+    if (!arg->map)
+        return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a kernel description");
+    if (!cj_arg_kind_parse(name, length, &arg->map->tensor) || arg->map->tensor > CJ_ARG_WORKSPACE)
+        return cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: expected the name of a tensor, or workspace", r->line - 1);
+    return take_map(r, arg->map);
+}
+
 static convjit_status take_arg(reader *r, cj_arg *arg)
 {
     const char *value;
@@ -439,7 +580,10 @@ static convjit_status take_arg(reader *r, cj_arg *arg)
         return status;
     const char *blank = memchr(value, ' ', length);
     size_t name = blank ? (size_t)(blank - value) : length;
-    if (!cj_arg_kind_parse(value, name, &arg->kind) || has_expr(arg->kind) != (blank != NULL))
+    bool known = cj_arg_kind_parse(value, name, &arg->kind), is_map = known && arg->kind == CJ_ARG_TENSOR_MAP;
+    if (is_map && blank)
+        return take_map_of(r, blank + 1, length - name - 1, arg);
+    if (!known || is_map || has_expr(arg->kind) != (blank != NULL))
         return cj_fail(CONVJIT_CORRUPT,
                        "kernel description, line %d: expected the kind of an argument, and its expression",
                        r->line - 1);
@@ -453,6 +597,12 @@ static convjit_status take_launch(reader *r, cj_launch *l)
         status = take_string(r, grid_names[axis], &l->grid[axis]);
     for (int axis = 0; !status && axis < 3; axis++)
         status = take_int(r, block_names[axis], &l->block[axis]);
+    l->cluster[0] = l->cluster[1] = l->cluster[2] = 1;
+    bool clustered = !status && next_is(r, cluster_names[0]);
+    for (int axis = 0; clustered && !status && axis < 3; axis++)
+        status = take_int(r, cluster_names[axis], &l->cluster[axis]);
+    if (clustered && !status && !is_clustered(l))
+        status = cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: a cluster of one block is not written", r->line - 1);
     if (!status)
         status = take_string(r, "smem", &l->smem);
     while (!status && next_is(r, "arg")) {

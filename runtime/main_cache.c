@@ -6,10 +6,12 @@
 #include "main.h"
 
 static const char cache_help[] =
-    "usage: convjit cache ls [--json]               list the entries of the cache directory\n"
+    "usage: convjit cache ls [--json]               list the entries of the cache directory: kernels, and selections,\n"
+    "                                               which tell what kernel serves a problem\n"
     "       convjit cache verify                    check every entry; exit status 1 if one is damaged\n"
-    "       convjit cache prune [--max-size SIZE]   remove damaged entries and left-over temporary files, then the oldest\n"
-    "                                               entries until SIZE bytes are left (suffixes K, M, G)\n"
+    "       convjit cache prune [--max-size SIZE]   remove damaged entries, selections whose kernel is gone, and left-\n"
+    "                                               over temporary files; then the oldest entries until\n"
+    "                                               SIZE bytes are left (suffixes K, M, G)\n"
     "       convjit cache clear                     remove every entry\n"
     "       convjit cache export FILE               write all entries into one bundle file\n"
     "       convjit cache import FILE               add a bundle's entries\n";
@@ -35,6 +37,11 @@ static bool parse_size(const char *text, uint64_t *out)
 
 /* ---- ls and verify ---- */
 
+static const char *kind_of(const cj_cache_entry *e)
+{
+    return e->selection ? "selection" : "kernel";
+}
+
 static void print_entry(const cj_cache_entry *e)
 {
     char when[32];
@@ -42,7 +49,8 @@ static void print_entry(const cj_cache_entry *e)
     struct tm tm;
     strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", localtime_r(&t, &tm));
     if (e->status == CONVJIT_OK)
-        printf("%9llu  %s  %-7s %s  %s\n", (unsigned long long)e->bytes, when, e->arch, e->tuple, e->schedule);
+        printf("%9llu  %s  %-9s  %-7s %s  %s\n", (unsigned long long)e->bytes, when, kind_of(e), e->arch, e->tuple,
+               e->schedule);
     else
         printf("%9llu  %s  damaged %s: %s\n", (unsigned long long)e->bytes, when, e->file, e->damage);
 }
@@ -65,7 +73,8 @@ static int print_entries_json(const cj_cache_entry *entries, size_t n)
         const cj_cache_entry *e = &entries[i];
         cj_text_puts(&t, i ? ",\n {\"file\": " : "\n {\"file\": ");
         cj_text_json(&t, e->file);
-        add_member(&t, "tuple", e->tuple);
+        add_member(&t, "kind", kind_of(e));
+        add_member(&t, e->selection ? "problem" : "tuple", e->tuple);
         add_member(&t, "schedule", e->schedule);
         add_member(&t, "arch", e->arch);
         cj_text_printf(&t, ", \"bytes\": %llu, \"mtime\": %lld", (unsigned long long)e->bytes, (long long)e->mtime);

@@ -2,6 +2,7 @@
  *
  * All that a launch needs is worked out once, into an immutable `ready` that plans share and that is freed with the
  * last of them. A small table keeps the latest, so that making a plan again costs neither generation nor a disk access.
+ * The first plan of a problem in a process asks the cache for a selection, and the generator only if there is none.
  * A launch copies its arguments to the stack, puts the caller's pointers in, and calls the device. */
 #include <inttypes.h>
 #include <limits.h>
@@ -16,7 +17,9 @@ enum {
     SETS = 256, WAYS = 4,           /* of the table of ready plans: 1024 in all */
     MAX_GRID_YZ = 65535,            /* CUDA's limits; x may be INT_MAX */
     WORKSPACE_ALIGNMENT = 256,
+    MAP_ALIGNMENT = 16,             /* of a tensor map's memory */
     N_TENSORS = CJ_ARG_WORKSPACE,   /* the kinds before it are the five tensors */
+    MOST_SELECTIONS = 4096,         /* that a context keeps on disk: sizes that never repeat must not fill it */
     FIELD_BYTES = 48,
     PROBLEM_BYTES = 512
 };
@@ -35,7 +38,17 @@ typedef struct step { /* one launch */
     int n_args;
     uint8_t kinds[CJ_MAX_ARGS];
     value values[CJ_MAX_ARGS]; /* of a tensor: 0, of the workspace: an offset; the caller's pointer is added */
+    bool special;              /* has clusters of several blocks, or tensor maps */
+    unsigned cluster[3];
+    int n_maps;
+    struct tensor *maps;       /* of the arguments of that kind, in order */
 } step;
+
+typedef struct tensor { /* a tensor map but for its address */
+    cj_tensor_map map;
+    uint8_t kind;              /* whose memory */
+    uintptr_t offset;          /* behind the caller's pointer */
+} tensor;
 
 typedef struct plan_key { /* no padding: compared and hashed as bytes */
     int64_t sizes[16];
@@ -78,6 +91,7 @@ struct cj_plans {
     unsigned victim;
     pthread_mutex_t modules_lock;
     module *modules;
+    atomic_uint selections;       /* that were kept */
 };
 
 static void drop(ready *r)
@@ -86,6 +100,8 @@ static void drop(ready *r)
         return;
     free(r->wanted);
     free(r->why);
+    for (int i = 0; i < CJ_MAX_LAUNCHES; i++)
+        free(r->steps[i].maps);
     free(r);
 }
 
@@ -230,10 +246,41 @@ static convjit_status evaluate_grid(const evaluation *e, int launch, step *out)
         convjit_status status = evaluate(e, field, l->grid[i], 1, i == 0 ? INT_MAX : MAX_GRID_YZ, &blocks);
         if (status != CONVJIT_OK)
             return status;
+        if (blocks % l->cluster[i])
+            return cj_fail(CONVJIT_UNSUPPORTED, "schedule %s: %s is %" PRId64 " (%s), no multiple of the cluster's %d",
+                           e->kernel->schedule, field, blocks, l->grid[i], l->cluster[i]);
         out->grid[i] = (unsigned)blocks;
         out->block[i] = (unsigned)l->block[i];
+        out->cluster[i] = (unsigned)l->cluster[i];
+        out->special |= l->cluster[i] > 1;
     }
     return CONVJIT_OK;
+}
+
+static convjit_status evaluate_map(const evaluation *e, const char *field, const cj_tensor_arg *arg, ready *r, step *out)
+{
+    if (!out->maps)
+        out->maps = calloc(CJ_MAX_MAPS, sizeof *out->maps);
+    if (!out->maps)
+        return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a plan");
+    tensor *t = &out->maps[out->n_maps++];
+    *t = (tensor){.map = arg->map, .kind = (uint8_t)arg->tensor};
+    out->special = true;
+    if ((int)arg->tensor < N_TENSORS)
+        r->used[arg->tensor] = true;
+    int64_t offset = 0;
+    convjit_status status = evaluate(e, field, arg->offset, 0, INT64_MAX, &offset);
+    for (int i = 0; !status && i < arg->map.rank; i++)
+        status = evaluate(e, field, arg->dims[i], 1, INT64_MAX, &t->map.dims[i]);
+    for (int i = 0; !status && i < arg->map.rank - 1; i++)
+        status = evaluate(e, field, arg->strides[i], 0, INT64_MAX, &t->map.strides[i]);
+    t->offset = (uintptr_t)offset;
+    if (!status && offset % MAP_ALIGNMENT)
+        return cj_fail(CONVJIT_UNSUPPORTED, "schedule %s: %s: the offset %" PRId64 " is no multiple of %d", e->kernel->schedule,
+                       field, offset, MAP_ALIGNMENT);
+    if (!status && cj_tensor_map_check(&t->map) != CONVJIT_OK)
+        return cj_fail_in(CONVJIT_UNSUPPORTED, "schedule %s: %s", e->kernel->schedule, field);
+    return status;
 }
 
 static convjit_status evaluate_arg(const evaluation *e, int launch, int i, ready *r, step *out)
@@ -250,6 +297,8 @@ static convjit_status evaluate_arg(const evaluation *e, int launch, int i, ready
     int64_t most = arg->kind == CJ_ARG_I32 ? INT32_MAX : arg->kind == CJ_ARG_I64 ? INT64_MAX : (int64_t)r->workspace;
     int64_t number;
     snprintf(field, sizeof field, "launches[%d].args[%d]", launch + 1, i + 1);
+    if (arg->kind == CJ_ARG_TENSOR_MAP)
+        return evaluate_map(e, field, arg->map, r, out);
     convjit_status status = evaluate(e, field, arg->expr, least, most, &number);
     if (status != CONVJIT_OK)
         return status;
@@ -348,6 +397,8 @@ typedef struct choice {
     bool lacks_compiler;    /* some kernel was not in the cache and could not be compiled */
     char *no_compiler;      /* the first message that said so */
     cj_text unsuited;       /* why those that were tried cannot serve this N, H and W */
+    cj_text selection;      /* the key's text; incomplete if `selects` is false */
+    bool selects;
 } choice;
 
 static ready *new_ready(const choice *c)
@@ -460,15 +511,68 @@ static convjit_status try_others(choice *c, ready **out, convjit_origin *origin)
     return served || !another ? status : fail_choice(c);
 }
 
-static convjit_status choose(choice *c, ready **out, convjit_origin *origin)
+static convjit_status ask_generator(choice *c, ready **out, convjit_origin *origin)
 {
     bool another, exact = c->wanted && strchr(c->wanted, ':');
     convjit_status status = try_schedule(c, c->wanted, out, origin, &another);
     if (status != CONVJIT_OK && another && !exact)
         status = try_others(c, out, origin);
+    return status;
+}
+
+/* ---- Selections: what the generator picked for the same problem before, most likely in another process ---- */
+
+static bool is_selected(const choice *c, const cj_selection *s, const cj_kernel *k)
+{
+    char tuple[PROBLEM_BYTES];
+    cj_kernel_tuple(c->problem, tuple, sizeof tuple);
+    return strcmp(k->tuple, tuple) == 0 && strcmp(k->arch, c->arch) == 0 && strcmp(k->schedule, s->schedule) == 0;
+}
+
+/* Finds the plan without the generator. false, whatever the reason: then the generator has to be asked, and if there is
+ * an error it will be found again there. */
+static bool follow_selection(choice *c, ready **out, convjit_origin *origin)
+{
+    cj_selection s;
+    c->selects = cj_selection_key(c->problem, c->cj->compiler->kind, c->arch, c->sms, c->wanted, &c->selection);
+    if (!c->selects || !cj_cache_get_selection(c->cj->cache, c->selection.data, &s))
+        return false;
+    ready *r = new_ready(c);
+    bool ok = r && cj_recall(c->cj, s.source_hex, &r->built, origin) == CONVJIT_OK &&
+              is_selected(c, &s, cj_built_kernel(r->built)) &&
+              evaluate_kernel(cj_built_kernel(r->built), r) == CONVJIT_OK &&
+              load_functions(c->cj->plans, r) == CONVJIT_OK;
+    if (ok) {
+        r->why = s.why;
+        s.why = NULL;
+        *out = r;
+    } else {
+        drop(r);
+    }
+    cj_selection_free(&s);
+    return ok;
+}
+
+/* What serves for want of a compiler is not the generator's choice. */
+static void keep_selection(choice *c, const ready *r)
+{
+    if (c->selects && !c->lacks_compiler && atomic_fetch_add(&c->cj->plans->selections, 1) < MOST_SELECTIONS)
+        cj_cache_put_selection(c->cj->cache, c->selection.data, cj_built_source_hex(r->built),
+                               cj_built_kernel(r->built)->schedule, r->why);
+}
+
+static convjit_status choose(choice *c, ready **out, convjit_origin *origin)
+{
+    convjit_status status = CONVJIT_OK;
+    if (!follow_selection(c, out, origin)) {
+        status = ask_generator(c, out, origin);
+        if (status == CONVJIT_OK)
+            keep_selection(c, *out);
+    }
     free(c->first);
     free(c->no_compiler);
     cj_text_free(&c->unsuited);
+    cj_text_free(&c->selection);
     return status;
 }
 
@@ -557,9 +661,41 @@ convjit_status convjit_plan_create_with(convjit_plan **out, convjit *cj, const c
     return CONVJIT_OK;
 }
 
+convjit_status cj_plan_create_kernel(convjit_plan **out, convjit *cj, const convjit_problem *problem, cj_kernel *kernel)
+{
+    choice c = {.cj = cj, .problem = problem};
+    bool another;
+    convjit_status status = cj->device->bind(cj->device, c.arch, &c.sms, &c.binding);
+    convjit_plan *plan = calloc(1, sizeof *plan);
+    ready *r = status == CONVJIT_OK ? new_ready(&c) : NULL;
+    if (!plan || !r) {
+        free(plan);
+        if (r)
+            drop(r);
+        cj_kernel_free(kernel);
+        return status ? status : cj_fail(CONVJIT_NO_MEMORY, "out of memory for a plan");
+    }
+    status = prepare(&c, kernel, r, &plan->origin, &another);
+    free(c.no_compiler);
+    cj_text_free(&c.unsuited);
+    if (status != CONVJIT_OK) {
+        drop(r);
+        free(plan);
+        return status;
+    }
+    plan->ready = r;
+    *out = plan;
+    return CONVJIT_OK;
+}
+
 convjit_status convjit_plan_create(convjit_plan **plan, convjit *cj, const convjit_problem *problem)
 {
     return convjit_plan_create_with(plan, cj, problem, NULL);
+}
+
+const cj_blob *cj_plan_binary(const convjit_plan *plan)
+{
+    return cj_built_binary(plan->ready->built);
 }
 
 void convjit_plan_destroy(convjit_plan *plan)
@@ -601,6 +737,30 @@ static bool check_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 
     return ok && (all & (r->alignment - 1)) == 0;
 }
 
+/* With tensor maps, which are made here because they hold addresses, or in clusters. */
+static convjit_status launch_special(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
+{
+    _Alignas(64) unsigned char maps[CJ_MAX_MAPS][CJ_TENSOR_MAP_BYTES];
+    value values[CJ_MAX_ARGS];
+    void *args[CJ_MAX_ARGS];
+    int n_maps = 0;
+    for (int i = 0; i < s->n_args; i++) {
+        values[i] = s->values[i];
+        args[i] = &values[i];
+        if (s->kinds[i] <= N_TENSORS)
+            values[i].pointer += pointers[s->kinds[i]];
+        if (s->kinds[i] != CJ_ARG_TENSOR_MAP)
+            continue;
+        const tensor *t = &s->maps[n_maps];
+        void *base = (void *)(pointers[t->kind] + t->offset);
+        convjit_status status = r->device->encode(r->device, &t->map, base, maps[n_maps]);
+        if (status != CONVJIT_OK)
+            return status;
+        args[i] = maps[n_maps++];
+    }
+    return r->device->launch_cluster(r->device, s->function, s->grid, s->block, s->cluster, s->smem, args, s->n_args, stream);
+}
+
 static convjit_status launch_step(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
 {
     value values[CJ_MAX_ARGS];
@@ -630,7 +790,7 @@ convjit_status convjit_plan_launch(const convjit_plan *plan, const convjit_tenso
     if (!check_pointers(r, pointers))
         return fail_pointers(r, pointers);
     for (int i = 0; i < r->n_steps && status == CONVJIT_OK; i++)
-        status = launch_step(r, &r->steps[i], pointers, stream);
+        status = (r->steps[i].special ? launch_special : launch_step)(r, &r->steps[i], pointers, stream);
     return status;
 }
 
@@ -662,8 +822,11 @@ static void describe_step(const ready *r, int i, cj_text *out)
     cj_resources used = {0};
     r->device->resources(r->device, s->function, &used);
     cj_text_printf(out, "launch     %s\n", cj_built_kernel(r->built)->launches[i].entry);
-    cj_text_printf(out, "           grid %u x %u x %u, block %u x %u x %u\n", s->grid[0], s->grid[1], s->grid[2],
+    cj_text_printf(out, "           grid %u x %u x %u, block %u x %u x %u", s->grid[0], s->grid[1], s->grid[2],
                    s->block[0], s->block[1], s->block[2]);
+    if (s->cluster[0] * s->cluster[1] * s->cluster[2] > 1)
+        cj_text_printf(out, ", cluster %u x %u x %u", s->cluster[0], s->cluster[1], s->cluster[2]);
+    cj_text_puts(out, "\n");
     cj_text_printf(out, "           %d registers and %d bytes of local memory a thread, %u bytes of shared a block\n",
                    used.registers, used.local_bytes, s->smem + (unsigned)used.static_smem);
 }

@@ -3,6 +3,7 @@
  * Workers take problems in order. Each generates its problem's kernel, which is short and for one worker at a time, and
  * compiles it, which is long and for all at once. Problems that differ in N, H and W alone often need one kernel: the
  * first to come builds it, and a worker that meets it meanwhile leaves its problem with the first, rather than wait.
+ * Each problem's selection is kept, too, for a device with the architecture's usual number of multiprocessors.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -20,6 +21,8 @@ static const char no_message[] = "out of memory for this failure's message";
 typedef struct item {
     const convjit_problem *problem;
     cj_key key;
+    cj_text selection;      /* the key's text of this problem's selection; empty: there is to be none */
+    char *schedule, *why;   /* for it */
     struct item *chain;     /* next leader in a bucket */
     struct item *waiting;   /* leader: those that wait for it; of these: the next */
     bool done;              /* leader: status and message are final */
@@ -30,6 +33,7 @@ typedef struct item {
 typedef struct batch {
     convjit *cj;
     const char *arch;
+    int sms;
     convjit_precompile_options options;
     size_t n;
     item *items;
@@ -43,11 +47,52 @@ typedef struct batch {
     char *failure_message;
 } batch;
 
+/* ---- Selections: so that the first plan of a problem need not run the generator ---- */
+
+/* Whether a plan for the problem would take this kernel. */
+static bool serves(const cj_kernel *k, const convjit_problem *p)
+{
+    const cj_sizes sizes = {p->n, p->h, p->w, convjit_problem_p(p), convjit_problem_q(p)};
+    for (int i = 0; i < k->n_requires; i++) {
+        int64_t holds = 0;
+        if (cj_expr_eval(k->requires[i].expr, &sizes, &holds) != CONVJIT_OK || !holds)
+            return false;
+    }
+    return true;
+}
+
+static void prepare_selection(const batch *b, item *it, const cj_kernel *k)
+{
+    const char *kind = cj_context_compiler(b->cj)->kind;
+    it->schedule = strdup(k->schedule);
+    it->why = strdup(k->why);
+    if (!it->schedule || !it->why || !serves(k, it->problem) ||
+        !cj_selection_key(it->problem, kind, b->arch, b->sms, b->options.schedule, &it->selection))
+        cj_text_free(&it->selection);
+}
+
+/* Once the item's kernel is in the directory. */
+static void keep_selection(const batch *b, const item *it)
+{
+    if (it->selection.data)
+        cj_cache_put_selection(cj_context_cache(b->cj), it->selection.data, it->key.source_hex, it->schedule, it->why);
+}
+
+static void free_item(item *it)
+{
+    cj_text_free(&it->selection);
+    free(it->schedule);
+    free(it->why);
+    free(it->message);
+}
+
 /* ---- Results ---- */
 
 /* Tells that an item is done. The message is that of a failure, or NULL if there was no memory for it. */
 static void report(batch *b, item *it, convjit_origin origin, convjit_status status, const char *message)
 {
+    if (!status)
+        keep_selection(b, it);
     if (status && !message)
         message = no_message;
     pthread_mutex_lock(&b->report);
@@ -139,11 +184,13 @@ static void process(batch *b, item *it)
     convjit_origin origin = CONVJIT_FROM_MEMORY;
     convjit_status status = convjit_problem_check(it->problem);
     if (!status)
-        status = cj_context_generate(b->cj, it->problem, b->arch, 0, b->options.schedule, &kernel);
+        status = cj_context_generate(b->cj, it->problem, b->arch, b->sms, b->options.schedule, &kernel);
     if (!status)
         status = cj_key_make(kernel, compiler->kind, compiler->identity(compiler), &it->key, &key_text);
     if (!status && key_text.failed)
         status = cj_fail(CONVJIT_NO_MEMORY, "out of memory for a key");
+    if (!status)
+        prepare_selection(b, it, kernel);
     if (status) {
         report(b, it, origin, status, convjit_errmsg());
     } else if (lead(b, it)) {
@@ -207,7 +254,7 @@ static convjit_status run(batch *b)
     pthread_mutex_destroy(&b->report);
     pthread_mutex_destroy(&b->lock);
     for (size_t i = 0; i < b->n; i++)
-        free(b->items[i].message);
+        free_item(&b->items[i]);
     if (!b->failed)
         return CONVJIT_OK;
     char name[512];
@@ -265,6 +312,8 @@ convjit_status convjit_precompile(convjit *cj, const convjit_problem *problems, 
         status = set_problems(b, problems, n);
     if (!status)
         status = cj_cache_ready(cj_context_cache(cj));
+    if (!status)
+        status = cj_context_usual_sms(cj, b->arch, &b->sms);
     if (!status) {
         status = run(b);
         if (compiled)

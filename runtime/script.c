@@ -550,6 +550,23 @@ static int set_up(lua_State *L)
     return 0;
 }
 
+const char *cj_script_digest(void)
+{
+    return cj_embedded_digest;
+}
+
+/* The directory that stands in for the embedded files, or NULL. */
+static const char *script_dir(void)
+{
+    const char *dir = getenv("CONVJIT_GEN_DIR");
+    return dir && *dir ? dir : NULL;
+}
+
+bool cj_script_embedded(void)
+{
+    return !script_dir();
+}
+
 convjit_status cj_script_open(cj_script **out, const convjit_config *config)
 {
     cj_script *s = calloc(1, sizeof *s);
@@ -558,9 +575,9 @@ convjit_status cj_script_open(cj_script **out, const convjit_config *config)
     s->alloc = config && config->alloc ? config->alloc : default_alloc;
     s->alloc_user = config ? config->alloc_user : NULL;
     s->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    const char *dir = getenv("CONVJIT_GEN_DIR");
-    s->dir = dir && *dir ? strdup(dir) : NULL;
-    bool complete = s->c_locale && (s->dir || !dir || !*dir);
+    const char *dir = script_dir();
+    s->dir = dir ? strdup(dir) : NULL;
+    bool complete = s->c_locale && (s->dir || !dir);
     s->L = complete ? lua_newstate(allocate, s) : NULL;
     if (!s->L) {
         cj_script_close(s);
@@ -586,11 +603,6 @@ void cj_script_close(cj_script *s)
         freelocale(s->c_locale);
     free(s->dir);
     free(s);
-}
-
-const char *cj_script_digest(void)
-{
-    return cj_embedded_digest;
 }
 
 /* ---- Reading the generator's result. Each reader takes the value on top of Lua's stack, and pops it. ---- */
@@ -727,9 +739,104 @@ static cj_arg_kind read_kind(lua_State *L, const place *parent)
     return kind;
 }
 
+static cj_arg_kind read_tensor(lua_State *L, const place *parent)
+{
+    place at = get_field(L, parent, "tensor");
+    check_type(L, &at, LUA_TSTRING);
+    size_t length;
+    const char *name = lua_tolstring(L, -1, &length);
+    cj_arg_kind kind = CJ_ARG_KIND_COUNT;
+    if (!cj_arg_kind_parse(name, length, &kind) || kind > CJ_ARG_WORKSPACE)
+        contract_broken(L, &at, lua_pushfstring(L, "is '%s', which is no tensor and not the workspace", name));
+    lua_pop(L, 1);
+    return kind;
+}
+
+static cj_map_element read_element(lua_State *L, const place *parent)
+{
+    place at = get_field(L, parent, "element");
+    check_type(L, &at, LUA_TSTRING);
+    size_t length;
+    const char *name = lua_tolstring(L, -1, &length);
+    cj_map_element element = CJ_MAP_COUNT;
+    if (!cj_map_element_parse(name, length, &element))
+        contract_broken(L, &at, lua_pushfstring(L, "is '%s', which is no element of a tensor map", name));
+    lua_pop(L, 1);
+    return element;
+}
+
+static int read_strings(lua_State *L, const place *parent, const char *field, int least, int most, char **out)
+{
+    place list = get_field(L, parent, field);
+    int n = check_list(L, &list, least, most);
+    for (int i = 0; i < n; i++) {
+        place at = get_element(L, &list, i);
+        read_string(L, &at, &out[i]);
+    }
+    lua_pop(L, 1);
+    return n;
+}
+
+static void read_ints(lua_State *L, const place *parent, const char *field, int n, int *out)
+{
+    place list = get_field(L, parent, field);
+    check_list(L, &list, n, n);
+    for (int i = 0; i < n; i++) {
+        place at = get_element(L, &list, i);
+        out[i] = read_int(L, &at);
+    }
+    lua_pop(L, 1);
+}
+
+/* The argument's table is on top. Offset, swizzle and element strides have defaults: 0, 0, all 1. */
+static void read_map(lua_State *L, const place *at, cj_tensor_arg *out)
+{
+    out->tensor = read_tensor(L, at);
+    out->map.element = read_element(L, at);
+    place offset = get_field(L, at, "offset");
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_pushliteral(L, "0");
+    }
+    read_string(L, &offset, &out->offset);
+    int rank = out->map.rank = read_strings(L, at, "dims", 1, CJ_MAX_AXES, out->dims);
+    read_strings(L, at, "strides", rank - 1, rank - 1, out->strides);
+    read_ints(L, at, "box", rank, out->map.box);
+    place swizzle = get_field(L, at, "swizzle");
+    if (lua_isnil(L, -1))
+        lua_pop(L, 1);
+    else
+        out->map.swizzle = read_int(L, &swizzle);
+    for (int i = 0; i < rank; i++)
+        out->map.element_strides[i] = 1;
+    get_field(L, at, "element_strides");
+    bool given = !lua_isnil(L, -1);
+    lua_pop(L, 1);
+    if (given)
+        read_ints(L, at, "element_strides", rank, out->map.element_strides);
+}
+
+static void read_map_arg(lua_State *L, const place *at, cj_arg *out)
+{
+    static const char *const fields[] = {"kind", "tensor", "offset", "element", "dims", "strides", "box", "element_strides",
+                                         "swizzle", NULL};
+    check_fields(L, at, fields);
+    out->kind = CJ_ARG_TENSOR_MAP;
+    out->map = calloc(1, sizeof *out->map);
+    if (!out->map)
+        out_of_memory(L);
+    read_map(L, at, out->map);
+    lua_pop(L, 1);
+}
+
 static void read_arg(lua_State *L, const place *at, cj_arg *out)
 {
     static const char *const fields[] = {"kind", "expr", NULL};
+    check_type(L, at, LUA_TTABLE);
+    if (read_kind(L, at) == CJ_ARG_TENSOR_MAP) {
+        read_map_arg(L, at, out);
+        return;
+    }
     check_fields(L, at, fields);
     out->kind = read_kind(L, at);
     place expr = get_field(L, at, "expr");
@@ -764,14 +871,26 @@ static void read_block(lua_State *L, const place *launch, int block[3])
     lua_pop(L, 1);
 }
 
+/* Of one block, unless it is given. */
+static void read_cluster(lua_State *L, const place *launch, int cluster[3])
+{
+    cluster[0] = cluster[1] = cluster[2] = 1;
+    get_field(L, launch, "cluster");
+    bool given = !lua_isnil(L, -1);
+    lua_pop(L, 1);
+    if (given)
+        read_ints(L, launch, "cluster", 3, cluster);
+}
+
 static void read_launch(lua_State *L, const place *at, cj_launch *out)
 {
-    static const char *const fields[] = {"entry", "grid", "block", "smem", "args", NULL};
+    static const char *const fields[] = {"entry", "grid", "block", "cluster", "smem", "args", NULL};
     check_fields(L, at, fields);
     read_string_field(L, at, "entry", &out->entry);
     read_string_field(L, at, "smem", &out->smem);
     read_grid(L, at, out->grid);
     read_block(L, at, out->block);
+    read_cluster(L, at, out->cluster);
     place list = get_field(L, at, "args");
     out->n_args = check_list(L, &list, 0, CJ_MAX_ARGS);
     for (int i = 0; i < out->n_args; i++) {
@@ -843,9 +962,10 @@ static void read_kernel(lua_State *L, const place *root, cj_kernel *k)
 typedef struct request {
     const convjit_problem *problem;
     const char *arch, *schedule;
+    const char *template, *chunk; /* source: a kernel text and its name */
     int sms;
     cj_kernel *kernel; /* generate: its fields are filled in */
-    cj_text text;      /* generate: the JSON of all schedules; torch: the file */
+    cj_text text;      /* generate: the JSON of all schedules; torch, source: the file */
     char **specs;      /* generate: the candidates' specifications */
     size_t n_specs;
     char **refusals;   /* generate: "schedule: why" */
@@ -1032,6 +1152,19 @@ static int generate_torch(lua_State *L)
     return 0;
 }
 
+static int render_source(lua_State *L)
+{
+    request *r = lua_touserdata(L, 1);
+    push_entry(L, "source");
+    lua_pushstring(L, r->template);
+    lua_pushstring(L, r->chunk);
+    lua_call(L, 2, 1);
+    size_t length;
+    const char *text = lua_tolstring(L, -1, &length);
+    cj_text_add(&r->text, text, length);
+    return 0;
+}
+
 static int ask_for_arch(lua_State *L)
 {
     request *r = lua_touserdata(L, 1);
@@ -1039,6 +1172,17 @@ static int ask_for_arch(lua_State *L)
     lua_pushstring(L, r->arch);
     lua_call(L, 1, 1);
     r->known = lua_toboolean(L, -1);
+    return 0;
+}
+
+static int ask_for_sms(lua_State *L)
+{
+    request *r = lua_touserdata(L, 1);
+    const place root = {0};
+    push_entry(L, "usual_sms");
+    lua_pushstring(L, r->arch);
+    lua_call(L, 1, 1);
+    r->sms = read_int(L, &root);
     return 0;
 }
 
@@ -1123,10 +1267,29 @@ convjit_status cj_script_torch(cj_script *s, const convjit_problem *p, const cha
     return status;
 }
 
+convjit_status cj_script_source(cj_script *s, const char *template, const char *chunk, char **source)
+{
+    request r = {.template = template, .chunk = chunk};
+    convjit_status status = run(s, render_source, &r);
+    if (status == CONVJIT_OK)
+        status = cj_text_take(&r.text, source);
+    free_request(&r);
+    return status;
+}
+
 bool cj_script_knows_arch(cj_script *s, const char *arch)
 {
     request r = {.arch = arch};
     return run(s, ask_for_arch, &r) == CONVJIT_OK && r.known;
+}
+
+convjit_status cj_script_usual_sms(cj_script *s, const char *arch, int *sms)
+{
+    request r = {.arch = arch};
+    convjit_status status = run(s, ask_for_sms, &r);
+    if (status == CONVJIT_OK)
+        *sms = r.sms;
+    return status;
 }
 
 /* ---- Test scripts ---- */

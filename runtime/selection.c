@@ -1,8 +1,8 @@
 /* selection.c: which kernel the generator picks for a problem, as a file of the kernel cache.
  *
- * The generator is a pure function, so what it picked once can be kept. A process that finds a problem's selection takes
- * the kernel from the cache and never starts the generator, which would cost it some milliseconds. A selection is text, a
- * line with the format's version and then fields as in a key (key.c), in this order:
+ * The generator is a pure function, so what it picked once can be kept. A process that finds a problem's selection
+ * takes the kernel from the cache and never starts the generator, which would cost it some milliseconds. A selection is
+ * text, a line with the format's version and then fields as in a key (key.c), in this order:
  *
  *     convjit-selection 1
  *     library 5 0.1.0                  [the version of the code around the generator]
@@ -17,9 +17,9 @@
  *     why 34 predicted 5350.1 us, the least of 52
  *     checksum 64 SHA-256              [of all bytes before this line]
  *
- * The lines before `kernel` are the selection's key; the file's name is their SHA-256 and ".cjs". The kernel may have been
- * removed since, or may never have been there for this compiler: then the selection says nothing, and the generator is
- * asked.
+ * The lines before `kernel` are the selection's key; the file's name is their SHA-256 and ".cjs". The kernel may have
+ * been removed since, or may never have been there for this compiler: then the selection says nothing, and the
+ * generator is asked.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* block.c: runs blocks. Threads take turns: each runs until it waits or returns; what they wait for is decided here. */
+/* block.c: runs blocks, by clusters. Threads take turns: each runs until it waits or returns; what they wait for is decided here. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,26 +38,34 @@ static void unmap_guarded(unsigned char *memory, size_t bytes)
         munmap(memory - page, bytes + 2 * page);
 }
 
-/* Whole pages, which divide by any page size that there is. */
-enum { SHARED_MAPPED = (CJ_EMU_SHARED_BYTES + 65535) / 65536 * 65536 };
-#define WORDS_BYTES (CJ_EMU_SHARED_BYTES / 4 * sizeof(cj_cell))
-#define BYTES_BYTES (CJ_EMU_SHARED_BYTES * sizeof(cj_cell))
-#define SEEN_BYTES ((size_t)CJ_EMU_MAX_THREADS * CJ_EMU_MAX_THREADS * sizeof(uint32_t))
+/* Whole pages, whatever size of page there is. */
+enum {
+    SHARED_MAPPED = CJ_EMU_MAX_BLOCKS * CJ_EMU_SHARED_STRIDE,
+    CLUSTER_THREADS = CJ_EMU_MAX_BLOCKS * CJ_EMU_MAX_THREADS,
+    MAX_AGENTS = CJ_EMU_MAX_BLOCKS * (CJ_EMU_MAX_BARRIERS + CJ_EMU_MAX_THREADS / CJ_EMU_WARPGROUP) + CJ_EMU_WARP
+};
+#define WORDS_BYTES (SHARED_MAPPED / 4 * sizeof(cj_cell))
+#define BYTES_BYTES (SHARED_MAPPED * sizeof(cj_cell))
+#define PENDING_BYTES (SHARED_MAPPED / 4 * sizeof(uint16_t))
 
 cj_worker *cj_worker_open(void)
 {
     cj_worker *w = calloc(1, sizeof *w);
     if (!w)
         return NULL;
-    w->threads = calloc(CJ_EMU_MAX_THREADS, sizeof *w->threads);
-    w->states = calloc(CJ_EMU_MAX_THREADS, sizeof *w->states);
-    w->order = calloc(CJ_EMU_MAX_THREADS, sizeof *w->order);
-    w->stacks = calloc(CJ_EMU_MAX_THREADS, sizeof *w->stacks);
+    w->threads = calloc(CLUSTER_THREADS, sizeof *w->threads);
+    w->states = calloc(CLUSTER_THREADS, sizeof *w->states);
+    w->order = calloc(CLUSTER_THREADS, sizeof *w->order);
+    w->stacks = calloc(CLUSTER_THREADS, sizeof *w->stacks);
+    w->blocks = calloc(CJ_EMU_MAX_BLOCKS, sizeof *w->blocks);
+    w->agents = calloc(CLUSTER_THREADS + MAX_AGENTS, sizeof *w->agents);
     w->shared = map_guarded(SHARED_MAPPED);
     w->words = cj_pages_map(WORDS_BYTES);
     w->bytes = cj_pages_map(BYTES_BYTES);
-    w->seen = cj_pages_map(SEEN_BYTES);
-    if (w->threads && w->states && w->order && w->stacks && w->shared && w->words && w->bytes && w->seen)
+    w->pending = cj_pages_map(PENDING_BYTES);
+    w->reads = cj_pages_map(CJ_EMU_MAX_READS * sizeof *w->reads);
+    if (w->threads && w->states && w->order && w->stacks && w->blocks && w->agents && w->shared && w->words && w->bytes &&
+        w->pending && w->reads)
         return w;
     cj_worker_close(w);
     return NULL;
@@ -73,19 +81,55 @@ void cj_worker_close(cj_worker *w)
     free(w->states);
     free(w->order);
     free(w->stacks);
+    free(w->blocks);
+    free(w->agents);
+    cj_async_free(w);
+    cj_warpgroups_free(w);
     unmap_guarded(w->shared, SHARED_MAPPED);
     cj_pages_unmap(w->words, WORDS_BYTES);
     cj_pages_unmap(w->bytes, BYTES_BYTES);
-    cj_pages_unmap(w->seen, SEEN_BYTES);
+    cj_pages_unmap(w->pending, PENDING_BYTES);
+    cj_pages_unmap(w->reads, CJ_EMU_MAX_READS * sizeof *w->reads);
+    cj_pages_unmap(w->clocks, w->clocks_bytes);
     free(w);
 }
 
 /* ---- Mistakes ---- */
 
-const char *cj_thread_name(const cj_worker *w, unsigned id, char text[48])
+/* Where a block of the grid is. */
+static cj_emu_index block_index(const cj_run *run, uint64_t block)
+{
+    const cj_emu_index *grid = &run->grid;
+    return (cj_emu_index){(unsigned)(block % grid->x), (unsigned)(block / grid->x % grid->y),
+                          (unsigned)(block / grid->x / grid->y)};
+}
+
+/* The async proxy's part in what a warpgroup or an mbarrier brings about. */
+static void name_agent(const cj_worker *w, unsigned who, char text[96])
+{
+    for (unsigned r = 0; r < w->run->n_ranks; r++) {
+        for (unsigned i = 0; i < w->blocks[r].n_barriers; i++)
+            if (w->blocks[r].barriers[i].agent == who)
+                snprintf(text, 96, "an asynchronous copy for the mbarrier at offset %u", w->blocks[r].barriers[i].offset);
+        for (unsigned i = 0; i < CJ_EMU_MAX_THREADS / CJ_EMU_WARPGROUP; i++)
+            if (w->blocks[r].warpgroups[i].agent == who)
+                snprintf(text, 96, "a wgmma of warpgroup %u", i);
+    }
+}
+
+const char *cj_thread_name(const cj_worker *w, unsigned who, char text[96])
 {
     const cj_emu_index *dim = &w->run->block;
-    snprintf(text, 48, "thread (%u,%u,%u)", id % dim->x, id / dim->x % dim->y, id / dim->x / dim->y);
+    if (who >= w->n_ids) {
+        name_agent(w, who, text);
+        return text;
+    }
+    unsigned id = who % w->run->row, rank = who / w->run->row;
+    int length = snprintf(text, 96, "thread (%u,%u,%u)", id % dim->x, id / dim->x % dim->y, id / dim->x / dim->y);
+    if (w->current && w->current->rank != rank) {
+        cj_emu_index at = block_index(w->run, w->blocks[rank].number);
+        snprintf(text + length, 96 - (size_t)length, " of block (%u,%u,%u)", at.x, at.y, at.z);
+    }
     return text;
 }
 
@@ -96,15 +140,30 @@ void cj_worker_fault(cj_worker *w, const char *format, ...)
         return;
     memset(fault, 0, sizeof *fault);
     fault->found = true;
-    const cj_emu_index *grid = &w->run->grid;
-    char name[48] = "";
-    int length = snprintf(fault->text, sizeof fault->text, "block (%" PRIu64 ",%" PRIu64 ",%" PRIu64 ")%s%s: ",
-                          w->block % grid->x, w->block / grid->x % grid->y, w->block / grid->x / grid->y,
-                          w->current ? ", " : "", w->current ? cj_thread_name(w, w->current->id, name) : "");
+    cj_emu_index at = block_index(w->run, w->blocks[w->current ? w->current->rank : 0].number);
+    char name[96] = "";
+    int length = snprintf(fault->text, sizeof fault->text, "block (%u,%u,%u)%s%s: %s%s", at.x, at.y, at.z,
+                          w->current ? ", " : "", w->current ? cj_thread_name(w, w->current->id, name) : "",
+                          w->primitive ? w->primitive : "", !w->primitive ? "" : strchr(format, '\1') ? ": " : "\1: ");
+    fault->places[0].line = w->current ? w->current->line : 0;
     va_list args;
     va_start(args, format);
     vsnprintf(fault->text + length, sizeof fault->text - (size_t)length, format, args);
     va_end(args);
+}
+
+void cj_trace(const cj_worker *w, const char *format, ...)
+{
+    char text[512], name[96];
+    if (!w->run->trace)
+        return;
+    cj_emu_index at = block_index(w->run, w->blocks[w->current ? w->current->rank : 0].number);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    cj_log_line(w->run->trace, 0, "convjit,v1,trace,block (%u,%u,%u)%s%s: %s", at.x, at.y, at.z, w->current ? ", " : "",
+                w->current ? cj_thread_name(w, w->current->id, name) : "", text);
 }
 
 void cj_worker_abandon(cj_worker *w)
@@ -113,7 +172,7 @@ void cj_worker_abandon(cj_worker *w)
         cj_fibre_switch(&w->current->fibre, &w->scheduler);
 }
 
-static _Noreturn void fail_on_lines(cj_worker *w, unsigned line, unsigned other_line)
+void cj_fail_on_lines(cj_worker *w, unsigned line, unsigned other_line)
 {
     w->fault.places[0].line = line;
     w->fault.places[1].line = other_line;
@@ -122,56 +181,24 @@ static _Noreturn void fail_on_lines(cj_worker *w, unsigned line, unsigned other_
 
 /* ---- Waiting ---- */
 
-static void wait_as(cj_worker *w, cj_thread_state state)
+void cj_wait(cj_worker *w, cj_thread_state state)
 {
     cj_thread *t = w->current;
     w->states[t->id] = (uint8_t)state;
+    w->events += state != CJ_AT_TRY;
+    w->primitive = NULL;
+    if (state != CJ_AT_TRY)
+        cj_trace(w, "waits in %s on line %u", t->what, t->line);
     cj_fibre_switch(&t->fibre, &w->scheduler);
+    if (state != CJ_AT_TRY)
+        cj_trace(w, "goes on behind %s on line %u", t->what, t->line);
 }
 
-static const char *const barrier_names[CJ_EMU_BARRIER_OPS] = {
-    [CJ_EMU_SYNCTHREADS] = "__syncthreads",
-    [CJ_EMU_SYNCTHREADS_COUNT] = "__syncthreads_count",
-    [CJ_EMU_SYNCTHREADS_AND] = "__syncthreads_and",
-    [CJ_EMU_SYNCTHREADS_OR] = "__syncthreads_or",
-};
-
-static void release_barrier(cj_worker *w)
+void cj_yield(cj_worker *w)
 {
-    unsigned n = w->run->n_threads, count = w->barrier_count;
-    unsigned result = w->barrier_op == CJ_EMU_SYNCTHREADS_AND ? count == n
-                      : w->barrier_op == CJ_EMU_SYNCTHREADS_OR ? count > 0 : count;
-    for (unsigned i = 0; i < n; i++) {
-        w->threads[i].result = result;
-        w->threads[i].known = 0;
-        w->states[i] = CJ_READY;
-    }
-    w->arrived = 0;
-    w->epoch++;
-}
-
-static unsigned wait_at_barrier(cj_emu_barrier_op op, unsigned value, unsigned line)
-{
-    cj_worker *w = current_worker;
-    cj_thread *t = w->current;
-    if (w->arrived == 0) {
-        w->barrier_op = op;
-        w->barrier_line = line;
-        w->barrier_count = 0;
-        w->barrier_first = (uint16_t)t->id;
-    } else if (op != w->barrier_op || line != w->barrier_line) {
-        char name[48];
-        cj_worker_fault(w, "divergent barrier: reaches %s\1 while %s waits at %s\2", barrier_names[op],
-                        cj_thread_name(w, w->barrier_first, name), barrier_names[w->barrier_op]);
-        fail_on_lines(w, line, w->barrier_line);
-    }
-    t->line = line;
-    w->barrier_count += value;
-    w->states[t->id] = CJ_AT_BARRIER;
-    if (++w->arrived == w->run->n_threads)
-        release_barrier(w);
-    cj_fibre_switch(&t->fibre, &w->scheduler);
-    return (unsigned)t->result;
+    w->primitive = NULL;
+    w->events++;
+    cj_fibre_switch(&w->current->fibre, &w->scheduler);
 }
 
 /* ---- Warp collectives ---- */
@@ -185,6 +212,15 @@ static const char *const warp_names[CJ_EMU_WARP_OPS] = {
     [CJ_EMU_REDUCE_MAX] = "__reduce_max_sync",  [CJ_EMU_REDUCE_UMIN] = "__reduce_min_sync",
     [CJ_EMU_REDUCE_UMAX] = "__reduce_max_sync", [CJ_EMU_REDUCE_AND] = "__reduce_and_sync",
     [CJ_EMU_REDUCE_OR] = "__reduce_or_sync",    [CJ_EMU_REDUCE_XOR] = "__reduce_xor_sync",
+    [CJ_EMU_ELECT] = "elect_one",
+    [CJ_EMU_LDMATRIX_X1] = "ldmatrix_x1",       [CJ_EMU_LDMATRIX_X1_TRANS] = "ldmatrix_x1_trans",
+    [CJ_EMU_LDMATRIX_X2] = "ldmatrix_x2",       [CJ_EMU_LDMATRIX_X2_TRANS] = "ldmatrix_x2_trans",
+    [CJ_EMU_LDMATRIX_X4] = "ldmatrix_x4",       [CJ_EMU_LDMATRIX_X4_TRANS] = "ldmatrix_x4_trans",
+    [CJ_EMU_STMATRIX_X1] = "stmatrix_x1",       [CJ_EMU_STMATRIX_X1_TRANS] = "stmatrix_x1_trans",
+    [CJ_EMU_STMATRIX_X2] = "stmatrix_x2",       [CJ_EMU_STMATRIX_X2_TRANS] = "stmatrix_x2_trans",
+    [CJ_EMU_STMATRIX_X4] = "stmatrix_x4",       [CJ_EMU_STMATRIX_X4_TRANS] = "stmatrix_x4_trans",
+    [CJ_EMU_MMA_M16N8K8_TF32] = "mma_m16n8k8_tf32",   [CJ_EMU_MMA_M16N8K16_F16] = "mma_m16n8k16_f16",
+    [CJ_EMU_MMA_M16N8K16_BF16] = "mma_m16n8k16_bf16",
 };
 
 /* The lane that a shuffle reads: its own, where the source is beyond its segment. */
@@ -241,39 +277,12 @@ static unsigned long long common_result(const cj_thread *lanes, unsigned mask, c
     return op == CJ_EMU_BALLOT ? ballot : op == CJ_EMU_ANY ? ballot != 0 : op == CJ_EMU_ALL ? ballot == mask : reduced;
 }
 
-/* Everything that a lane of the mask did is now ordered before what any of them does next. */
-static void join_clocks(const cj_worker *w, cj_thread *lanes, unsigned mask)
-{
-    uint32_t known = 1u << lanes->id / CJ_EMU_WARP;
-    for (unsigned i = 0; i < CJ_EMU_WARP; i++)
-        known |= mask >> i & 1 ? lanes[i].known : 0;
-    for (uint32_t left = known; left; left &= left - 1) {
-        unsigned warp = (unsigned)__builtin_ctz(left), base = warp * CJ_EMU_WARP;
-        uint32_t joined[CJ_EMU_WARP] = {0};
-        for (unsigned i = 0; i < CJ_EMU_WARP; i++) {
-            const uint32_t *seen = lanes[i].seen + base;
-            if (!(mask >> i & 1))
-                continue;
-            for (unsigned j = 0; (lanes[i].known >> warp & 1) && j < CJ_EMU_WARP; j++)
-                joined[j] = seen[j] > joined[j] ? seen[j] : joined[j];
-            if (warp == lanes[i].id / CJ_EMU_WARP)
-                joined[i] = lanes[i].clock;
-        }
-        for (unsigned i = 0; i < CJ_EMU_WARP; i++)
-            if (mask >> i & 1)
-                memcpy(lanes[i].seen + base, joined, sizeof joined);
-    }
-    for (unsigned i = 0; i < CJ_EMU_WARP; i++)
-        if (mask >> i & 1) {
-            lanes[i].known = known;
-            lanes[i].clock++;
-        }
-}
-
 static void complete_collective(cj_worker *w, cj_thread *lanes, const cj_emu_warp_call *call)
 {
-    bool shuffle = call->op >= CJ_EMU_SHFL && call->op <= CJ_EMU_SHFL_XOR;
-    unsigned long long common = shuffle ? 0 : common_result(lanes, call->mask, call->op);
+    bool shuffle = call->op >= CJ_EMU_SHFL && call->op <= CJ_EMU_SHFL_XOR, matrix = call->op >= CJ_EMU_LDMATRIX_X1;
+    unsigned long long common = shuffle || matrix ? 0 : common_result(lanes, call->mask, call->op);
+    if (matrix)
+        cj_matrix_collective(w, lanes, warp_names[call->op]);
     for (unsigned i = 0; i < CJ_EMU_WARP; i++) {
         if (!(call->mask >> i & 1))
             continue;
@@ -283,17 +292,12 @@ static void complete_collective(cj_worker *w, cj_thread *lanes, const cj_emu_war
         w->states[lanes[i].id] = CJ_READY;
     }
     if (call->op == CJ_EMU_SYNCWARP)
-        join_clocks(w, lanes, call->mask);
-}
-
-static bool takes_part(const cj_worker *w, const cj_thread *t, const cj_emu_warp_call *call)
-{
-    return w->states[t->id] == CJ_AT_COLLECTIVE && t->call.op == call->op && t->call.mask == call->mask;
+        cj_order_lanes(w, lanes, call->mask);
 }
 
 static void check_call(cj_worker *w, const cj_thread *t, const cj_emu_warp_call *call)
 {
-    unsigned lane = t->id % CJ_EMU_WARP, in_block = w->run->n_threads - (t->id - lane);
+    unsigned lane = t->id % CJ_EMU_WARP, in_block = w->run->n_threads - (t->local - lane);
     unsigned lanes = in_block >= CJ_EMU_WARP ? ~0u : (1u << in_block) - 1;
     if (!(call->mask >> lane & 1))
         cj_worker_fault(w, "%s\1: mask 0x%08x lacks the caller's own lane %u", warp_names[call->op], call->mask, lane);
@@ -303,7 +307,7 @@ static void check_call(cj_worker *w, const cj_thread *t, const cj_emu_warp_call 
     else if (call->width == 0 || call->width > CJ_EMU_WARP || (call->width & (call->width - 1)))
         cj_worker_fault(w, "%s\1: width %u is no power of two from 1 to 32", warp_names[call->op], call->width);
     if (w->fault.found)
-        fail_on_lines(w, call->line, 0);
+        cj_fail_on_lines(w, call->line, 0);
 }
 
 static unsigned long long join_collective(const cj_emu_warp_call *call)
@@ -313,64 +317,15 @@ static unsigned long long join_collective(const cj_emu_warp_call *call)
     check_call(w, t, call);
     t->call = *call;
     t->line = call->line;
+    t->what = warp_names[call->op];
     w->states[t->id] = CJ_AT_COLLECTIVE;
     for (unsigned i = 0; i < CJ_EMU_WARP; i++)
-        if ((call->mask >> i & 1) && !takes_part(w, &lanes[i], call)) {
-            wait_as(w, CJ_AT_COLLECTIVE);
+        if ((call->mask >> i & 1) && !cj_takes_part(w, &lanes[i], call)) {
+            cj_wait(w, CJ_AT_COLLECTIVE);
             return t->result;
         }
     complete_collective(w, lanes, &t->call);
     return t->result;
-}
-
-/* ---- Deadlock ---- */
-
-/* "has returned", "waits at __syncthreads on line 12", ... */
-static void name_state(const cj_worker *w, const cj_thread *t, char text[96])
-{
-    switch (w->states[t->id]) {
-    case CJ_RETURNED:
-        snprintf(text, 96, "has returned");
-        break;
-    case CJ_AT_BARRIER:
-        snprintf(text, 96, "waits at %s\2", barrier_names[w->barrier_op]);
-        break;
-    default:
-        snprintf(text, 96, "waits in %s\2 with mask 0x%08x", warp_names[t->call.op], t->call.mask);
-    }
-}
-
-static void explain_collective(cj_worker *w, const cj_thread *t)
-{
-    const cj_thread *lanes = t - t->id % CJ_EMU_WARP, *missing = lanes;
-    while (!(t->call.mask >> (missing - lanes) & 1) || takes_part(w, missing, &t->call))
-        missing++;
-    char name[48], other[48], state[96];
-    name_state(w, missing, state);
-    cj_worker_fault(w, "deadlock: missing participant: %s waits in %s\1 with mask 0x%08x for %s, which %s",
-                    cj_thread_name(w, t->id, name), warp_names[t->call.op], t->call.mask,
-                    cj_thread_name(w, missing->id, other), state);
-    w->fault.places[0].line = t->line;
-    w->fault.places[1].line = missing->line;
-}
-
-/* All live threads wait: says for whom. */
-static void explain_deadlock(cj_worker *w)
-{
-    unsigned returned = 0;
-    for (unsigned i = 0; i < w->run->n_threads; i++) {
-        if (w->states[i] == CJ_AT_COLLECTIVE) {
-            explain_collective(w, &w->threads[i]);
-            return;
-        }
-        if (w->states[i] == CJ_RETURNED)
-            returned = i;
-    }
-    char name[48], other[48];
-    cj_worker_fault(w, "deadlock: missing participant: %u of %u threads, such as %s, wait at %s\1, and %s has returned",
-                    w->arrived, w->run->n_threads, cj_thread_name(w, w->barrier_first, name), barrier_names[w->barrier_op],
-                    cj_thread_name(w, returned, other));
-    w->fault.places[0].line = w->barrier_line;
 }
 
 /* ---- The scheduler ---- */
@@ -379,8 +334,12 @@ static void thread_main(void)
 {
     cj_worker *w = current_worker;
     w->run->entry->call(w->run->args);
+    cj_async_thread_ends(w);
     w->states[w->current->id] = CJ_RETURNED;
+    cj_cluster_leave(w);
+    w->blocks[w->current->rank].returned++;
     w->returned++;
+    w->events++;
     cj_worker_abandon(w);
 }
 
@@ -396,6 +355,7 @@ static bool run_thread(cj_worker *w, cj_thread *t)
     w->current = t;
     cj_fibre_switch(&w->scheduler, &t->fibre);
     w->current = NULL;
+    w->primitive = NULL;
     if (w->states[t->id] == CJ_RETURNED) {
         w->stacks[w->n_stacks++] = t->stack;
         t->stack = NULL;
@@ -403,7 +363,7 @@ static bool run_thread(cj_worker *w, cj_thread *t)
     return true;
 }
 
-static uint64_t next_random(uint64_t *state) /* splitmix64 */
+uint64_t cj_random(uint64_t *state) /* splitmix64 */
 {
     uint64_t z = *state += 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -414,22 +374,37 @@ static uint64_t next_random(uint64_t *state) /* splitmix64 */
 /* Seeded: another order each time that the threads get their turn. */
 static void shuffle_order(cj_worker *w)
 {
-    for (unsigned i = w->run->n_threads - 1; i > 0; i--) {
-        unsigned j = (unsigned)(next_random(&w->random) % (i + 1));
+    for (unsigned i = w->n_ids - 1; i > 0; i--) {
+        unsigned j = (unsigned)(cj_random(&w->random) % (i + 1));
         uint16_t other = w->order[j];
         w->order[j] = w->order[i];
         w->order[i] = other;
     }
 }
 
+/* A thread that tries to wait is told that the phase is not complete; but not again before something has happened. */
+static bool answer_tries(cj_worker *w)
+{
+    bool answered = false;
+    for (unsigned i = 0; i < w->n_ids; i++)
+        if (w->states[i] == CJ_AT_TRY && w->threads[i].tried != w->events) {
+            w->threads[i].tried = w->events;
+            w->threads[i].result = false;
+            w->states[i] = CJ_READY;
+            answered = true;
+        }
+    return answered;
+}
+
 static convjit_status run_threads(cj_worker *w)
 {
     const cj_run *run = w->run;
-    while (w->returned < run->n_threads && !w->fault.found && !atomic_load_explicit(&run->stop, memory_order_relaxed)) {
+    unsigned all = run->n_ranks * run->n_threads;
+    while (w->returned < all && !w->fault.found && !atomic_load_explicit(&run->stop, memory_order_relaxed)) {
         bool progress = false;
         if (run->order.kind == CJ_EMU_SEEDED)
             shuffle_order(w);
-        for (unsigned i = 0; i < run->n_threads && !w->fault.found; i++) {
+        for (unsigned i = 0; i < w->n_ids && !w->fault.found; i++) {
             unsigned id = w->order[i];
             if (w->states[id] != CJ_NEW && w->states[id] != CJ_READY)
                 continue;
@@ -437,65 +412,101 @@ static convjit_status run_threads(cj_worker *w)
             if (!run_thread(w, &w->threads[id]))
                 return cj_fail(CONVJIT_NO_MEMORY, "the host has no memory for the stack of an emulated thread");
         }
-        if (!progress)
-            explain_deadlock(w);
+        if (!progress && !answer_tries(w) && !cj_async_advance(w))
+            cj_explain_deadlock(w);
     }
     return CONVJIT_OK;
 }
 
-static void begin_block(cj_worker *w, uint64_t block)
+/* The block of that rank of the i-th cluster, linear in the grid. */
+static uint64_t block_number(const cj_run *run, uint64_t i, unsigned rank)
+{
+    const cj_emu_index *size = &run->cluster;
+    uint64_t across = run->grid.x / size->x, down = run->grid.y / size->y;
+    uint64_t x = i % across * size->x + rank % size->x, y = i / across % down * size->y + rank / size->x % size->y;
+    uint64_t z = i / across / down * size->z + rank / size->x / size->y;
+    return (z * run->grid.y + y) * run->grid.x + x;
+}
+
+static void begin_thread(cj_worker *w, unsigned id, const cj_emu_place *block)
 {
     const cj_run *run = w->run;
-    const cj_emu_index *dim = &run->block, *grid = &run->grid;
-    cj_emu_index at = {(unsigned)(block % grid->x), (unsigned)(block / grid->x % grid->y),
-                       (unsigned)(block / grid->x / grid->y)};
-    unsigned row = (run->n_threads + CJ_EMU_WARP - 1) / CJ_EMU_WARP * CJ_EMU_WARP;
-    for (unsigned i = 0; i < run->n_threads; i++) {
-        cj_thread *t = &w->threads[i];
-        t->place = (cj_emu_place){{i % dim->x, i / dim->x % dim->y, i / dim->x / dim->y}, at, *dim, *grid};
-        t->id = i;
-        t->clock = 1;
-        t->known = 0;
-        t->seen = w->seen + (size_t)i * row;
-        w->states[i] = CJ_NEW;
-        w->order[i] = (uint16_t)(run->order.kind == CJ_EMU_REVERSE ? run->n_threads - 1 - i : i);
-    }
-    w->block = block;
-    w->random = run->order.seed ^ block * 0xD1342543DE82EF95u;
-    w->returned = w->arrived = 0;
-    w->block_epoch = ++w->epoch;
-    memset(w->shared, CJ_EMU_POISON, run->smem);
+    const cj_emu_index *dim = &run->block;
+    cj_thread *t = &w->threads[id];
+    unsigned rank = id / run->row, i = id % run->row;
+    *t = (cj_thread){.place = *block, .id = id, .rank = rank, .local = i, .clock = 1, .clocks = cj_clocks_new(w)};
+    t->place.thread = (cj_emu_index){i % dim->x, i / dim->x % dim->y, i / dim->x / dim->y};
+    w->states[id] = i < run->n_threads ? CJ_NEW : CJ_RETURNED;
+    w->order[id] = (uint16_t)(run->order.kind == CJ_EMU_REVERSE ? w->n_ids - 1 - id : id);
+}
+
+static void begin_block(cj_worker *w, unsigned rank, uint64_t number)
+{
+    const cj_run *run = w->run;
+    cj_block *b = &w->blocks[rank];
+    memset(b, 0, sizeof *b);
+    b->number = number;
+    for (unsigned i = 0; i < CJ_EMU_MAX_NAMED; i++)
+        b->named[i].clocks = cj_clocks_new(w);
+    unsigned warpgroups = CJ_EMU_MAX_THREADS / CJ_EMU_WARPGROUP;
+    for (unsigned i = 0; i < warpgroups; i++)
+        b->warpgroups[i].agent = (uint16_t)(w->n_ids + rank * warpgroups + i);
+    cj_emu_place place = {{0, 0, 0}, block_index(run, number), run->block, run->grid};
+    for (unsigned i = 0; i < run->row; i++)
+        begin_thread(w, rank * run->row + i, &place);
+    size_t start = (size_t)rank * CJ_EMU_SHARED_STRIDE;
+    memset(w->shared + start, CJ_EMU_POISON, run->smem);
+    if (w->stale) /* a fault left operations under way, or a kernel its mbarriers */
+        memset(w->pending + start / 4, 0, CJ_EMU_SHARED_BYTES / 4 * sizeof *w->pending);
+}
+
+static void begin_cluster(cj_worker *w, uint64_t i)
+{
+    cj_order_begin(w);
+    w->cluster_arriving = cj_clocks_new(w);
+    w->cluster_complete = cj_clocks_new(w);
+    w->cluster_arrived = w->cluster_gone = w->cluster_phase = w->returned = 0;
+    w->n_reads = 1;
+    w->free_reads = 0;
+    for (unsigned rank = 0; rank < w->run->n_ranks; rank++)
+        begin_block(w, rank, block_number(w->run, i, rank));
+    cj_warpgroups_begin(w);
+    w->stale = w->advancing = false;
+    w->random = w->run->order.seed ^ i * 0xD1342543DE82EF95u;
 }
 
 /* Fibres that a fault left behind are forgotten; their stacks are as good as new. */
-static void end_block(cj_worker *w)
+static void end_cluster(cj_worker *w)
 {
-    for (unsigned i = 0; i < w->run->n_threads; i++)
+    if (!w->fault.found && w->returned == w->run->n_ranks * w->run->n_threads)
+        cj_async_cluster_ends(w);
+    cj_async_reset(w);
+    for (unsigned i = 0; i < w->n_ids; i++)
         if (w->threads[i].stack) {
             w->stacks[w->n_stacks++] = w->threads[i].stack;
             w->threads[i].stack = NULL;
         }
 }
 
-/* The i-th block in the launch's order. */
-static uint64_t block_at(const cj_run *run, uint64_t i)
+/* The i-th cluster in the launch's order. */
+static uint64_t cluster_at(const cj_run *run, uint64_t i)
 {
     if (run->order.kind == CJ_EMU_FORWARD)
         return i;
     if (run->order.kind == CJ_EMU_REVERSE)
-        return run->n_blocks - 1 - i;
-    uint64_t random = run->order.seed, step = next_random(&random) % run->n_blocks, a = step, b = run->n_blocks;
-    while (b != 1) { /* a step with no common divisor visits every block once */
+        return run->n_clusters - 1 - i;
+    uint64_t random = run->order.seed, step = cj_random(&random) % run->n_clusters, a = step, b = run->n_clusters;
+    while (b != 1) { /* a step with no common divisor visits every cluster once */
         a = ++step;
-        b = run->n_blocks;
+        b = run->n_clusters;
         while (a % b != 0) {
             uint64_t rest = a % b;
             a = b;
             b = rest;
         }
     }
-    unsigned __int128 at = (unsigned __int128)i * step + next_random(&random);
-    return (uint64_t)(at % run->n_blocks);
+    unsigned __int128 at = (unsigned __int128)i * step + cj_random(&random);
+    return (uint64_t)(at % run->n_clusters);
 }
 
 static void report(cj_run *run, const cj_fault *fault)
@@ -519,14 +530,14 @@ convjit_status cj_worker_run(cj_worker *w, cj_run *run)
         memset(w->bytes, 0, BYTES_BYTES);
         w->epoch = 0;
     }
-    convjit_status status = CONVJIT_OK;
+    convjit_status status = cj_order_reserve(w, run) ? CONVJIT_OK : CONVJIT_NO_MEMORY;
     while (status == CONVJIT_OK && !atomic_load(&run->stop)) {
-        uint64_t i = atomic_fetch_add(&run->next_block, 1);
-        if (i >= run->n_blocks)
+        uint64_t i = atomic_fetch_add(&run->next_cluster, 1);
+        if (i >= run->n_clusters)
             break;
-        begin_block(w, block_at(run, i));
+        begin_cluster(w, cluster_at(run, i));
         status = run_threads(w);
-        end_block(w);
+        end_cluster(w);
         if (w->fault.found || status)
             report(run, &w->fault);
     }
@@ -543,7 +554,7 @@ static const cj_emu_place *get_place(void)
 
 static unsigned char *get_shared(void)
 {
-    return current_worker->shared;
+    return current_worker->shared + (size_t)current_worker->current->rank * CJ_EMU_SHARED_STRIDE;
 }
 
 static void fence(void)
@@ -555,7 +566,7 @@ static void trap(const char *what, unsigned line)
 {
     cj_worker *w = current_worker;
     cj_worker_fault(w, "%s\1", what);
-    fail_on_lines(w, line, 0);
+    cj_fail_on_lines(w, line, 0);
 }
 
 const cj_emu_runtime cj_emu_services = {
@@ -563,8 +574,10 @@ const cj_emu_runtime cj_emu_services = {
     .misaligned = cj_misaligned,
     .place = get_place,
     .shared = get_shared,
-    .barrier = wait_at_barrier,
+    .barrier = cj_syncthreads,
     .warp = join_collective,
     .fence = fence,
     .trap = trap,
+    .async = &cj_emu_async,
+    .matrix = &cj_emu_matrix,
 };

@@ -17,11 +17,11 @@
 
 extern char **environ;
 
-/* Both sanitizers only make the compiler call us (see device.h); -nostdlib keeps their run-time libraries out. */
+/* The sanitizers only make the compiler call us (see device.h); -nostdlib keeps their run-time libraries out. */
 static const char *const common_flags[] = {
     "-std=c++17", "-O1", "-g1", "-w", "-pipe", "-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden", "-fno-exceptions",
-    "-fno-rtti", "-fno-math-errno", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-stack-protector",
-    "-fsanitize=thread,alignment", "-DCONVJIT_EMU",
+    "-fno-rtti", "-fno-math-errno", "-fno-strict-aliasing", "-fno-delete-null-pointer-checks", "-fno-stack-protector",
+    "-ffp-contract=off", "-fsanitize=thread,alignment", "-DCONVJIT_EMU",
 };
 enum { N_COMMON = sizeof common_flags / sizeof *common_flags, MAX_FLAGS = N_COMMON + 8 };
 
@@ -224,6 +224,7 @@ static const struct { const char *name; char letter; } argument_kinds[CJ_ARG_KIN
     [CJ_ARG_INPUT] = {"input", 'p'},       [CJ_ARG_WEIGHTS] = {"weights", 'p'}, [CJ_ARG_BIAS] = {"bias", 'p'},
     [CJ_ARG_RESIDUAL] = {"residual", 'p'}, [CJ_ARG_OUTPUT] = {"output", 'p'},   [CJ_ARG_WORKSPACE] = {"workspace", 'p'},
     [CJ_ARG_I32] = {"i32", 'i'},           [CJ_ARG_I64] = {"i64", 'l'},
+    [CJ_ARG_TENSOR_MAP] = {"tensor_map", 't'},
 };
 
 static bool is_repeated(const cj_kernel *k, int i)
@@ -232,6 +233,36 @@ static bool is_repeated(const cj_kernel *k, int i)
         if (strcmp(k->launches[j].entry, k->launches[i].entry) == 0)
             return true;
     return false;
+}
+
+/* Where the word ends that stands before `at`, blanks left out; at most `from`. */
+static const char *before_blanks(const char *from, const char *at)
+{
+    while (at > from && strchr(" \t\n", at[-1]))
+        at--;
+    return at;
+}
+
+/* The arguments of the __launch_bounds__ in front of the first mention of a function's name, if there are any. */
+static void add_launch_bounds(cj_text *out, const char *source, const char *entry)
+{
+    static const char word[] = "__launch_bounds__";
+    const size_t length = sizeof word - 1;
+    for (const char *name = source; (name = strstr(name, entry)); name += strlen(entry)) {
+        const char *end = before_blanks(source, name), *open = end;
+        int depth = 0;
+        if (end == source || end[-1] != ')' || name[strlen(entry)] != '(')
+            continue;
+        do {
+            open--;
+            depth += *open == ')' ? 1 : *open == '(' ? -1 : 0;
+        } while (depth > 0 && open > source);
+        const char *before = before_blanks(source, open);
+        if (depth == 0 && (size_t)(before - source) >= length && strncmp(before - length, word, length) == 0) {
+            cj_text_add(out, open + 1, (size_t)(end - 1 - (open + 1)));
+            return;
+        }
+    }
 }
 
 /* The table of entry points, each compared with the kernel's own parameter list by the compiler. */
@@ -251,7 +282,9 @@ static convjit_status write_unit(const char *directory, const cj_kernel *k)
         cj_text_printf(&table, "    CJ_EMU_ENTRY(%s, \"", launch->entry);
         for (int a = 0; a < launch->n_args; a++)
             cj_text_printf(&table, "%s%s", a ? "," : "", argument_kinds[launch->args[a].kind].name);
-        cj_text_puts(&table, "\"),\n");
+        cj_text_puts(&table, "\", ");
+        add_launch_bounds(&table, k->source, launch->entry);
+        cj_text_puts(&table, "),\n");
         n++;
     }
     cj_text_printf(&unit, "static const cj_emu_entry cj_emu_entries[] = {\n%s};\n", table.data ? table.data : "");
@@ -309,6 +342,8 @@ static convjit_status run_compiler(const emu_compiler *c, const char *directory,
         argv[n++] = common_flags[i];
     for (int i = 0; i < n_flags; i++)
         argv[n++] = flags[i];
+    /* Clang's "bounds" has a part that ends the process. */
+    argv[n++] = strstr(c->identity, "clang") ? "-fsanitize=array-bounds" : "-fsanitize=bounds";
     argv[n++] = map;
     argv[n++] = "unit.cpp";
     argv[n++] = "-o";

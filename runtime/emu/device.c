@@ -2,6 +2,8 @@
  *
  * CONVJIT_EMU_THREADS   OS threads for a launch (default: one a core)
  * CONVJIT_EMU_ORDER     forward (default), reverse or seed:N: the order of the threads in a block and of the blocks
+ * CONVJIT_EMU_ASYNC     when asynchronous operations take effect: wait (default; when a wait makes them) or issue
+ * CONVJIT_EMU_TRACE     1: a log line for each wait, whatever CONVJIT_VERBOSE says
  */
 #include <inttypes.h>
 #include <stddef.h>
@@ -18,11 +20,14 @@ enum { MAX_STACKS = 16384, MAX_WORKERS = 256 };
 typedef struct emu_device {
     cj_device base; /* first: the runtime knows only this */
     char arch[16];
+    int arch_number;      /* 90 of "sm_90a" */
     cj_heap *heap;
-    pthread_mutex_t lock; /* guards idle and the two settings */
+    cj_log log;
+    pthread_mutex_t lock; /* guards idle and the settings */
     cj_worker *idle;      /* with their stacks, for the next launch */
     char *order;          /* overrides CONVJIT_EMU_ORDER */
     int threads;          /* overrides CONVJIT_EMU_THREADS */
+    char *async;          /* overrides CONVJIT_EMU_ASYNC */
 } emu_device;
 
 /* Dynamic shared memory that a block may have, in KiB: CUDA C Programming Guide, technical specifications. */
@@ -96,37 +101,64 @@ static convjit_status parse_order(const char *text, cj_emu_order *out)
     return CONVJIT_OK;
 }
 
-static convjit_status get_settings(emu_device *d, cj_emu_order *order, unsigned *threads)
+static convjit_status parse_async(const char *text, bool *late)
+{
+    *late = !text || !*text || strcmp(text, "wait") == 0;
+    if (*late || strcmp(text, "issue") == 0)
+        return CONVJIT_OK;
+    return cj_fail(CONVJIT_INVALID, "CONVJIT_EMU_ASYNC: \"%s\" is neither wait nor issue", text);
+}
+
+typedef struct settings {
+    cj_emu_order order;
+    bool late;
+    unsigned threads;
+} settings;
+
+static convjit_status get_settings(emu_device *d, settings *out)
 {
     const char *environment = getenv("CONVJIT_EMU_THREADS");
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t number = cores < 1 ? 1 : cores > MAX_WORKERS ? MAX_WORKERS : (uint64_t)cores;
     pthread_mutex_lock(&d->lock);
-    convjit_status status = parse_order(d->order ? d->order : getenv("CONVJIT_EMU_ORDER"), order);
+    convjit_status status = parse_order(d->order ? d->order : getenv("CONVJIT_EMU_ORDER"), &out->order);
+    if (status == CONVJIT_OK)
+        status = parse_async(d->async ? d->async : getenv("CONVJIT_EMU_ASYNC"), &out->late);
     if (d->threads > 0)
         number = (uint64_t)d->threads;
     else if (status == CONVJIT_OK && environment && *environment)
         status = parse_number("CONVJIT_EMU_THREADS", environment, 1, MAX_WORKERS, &number);
     pthread_mutex_unlock(&d->lock);
-    *threads = (unsigned)number;
+    out->threads = (unsigned)number;
     return status;
+}
+
+/* Puts a copy of the text in place of what was there. */
+static convjit_status replace(emu_device *d, char **setting, const char *text)
+{
+    char *copy = text ? strdup(text) : NULL;
+    if (text && !copy)
+        return cj_fail(CONVJIT_NO_MEMORY, "out of memory");
+    pthread_mutex_lock(&d->lock);
+    char *before = *setting;
+    *setting = copy;
+    pthread_mutex_unlock(&d->lock);
+    free(before);
+    return CONVJIT_OK;
 }
 
 convjit_status cj_emu_device_order(cj_device *d, const char *order)
 {
     cj_emu_order parsed;
     convjit_status status = parse_order(order, &parsed);
-    if (status)
-        return status;
-    char *copy = order ? strdup(order) : NULL;
-    if (order && !copy)
-        return cj_fail(CONVJIT_NO_MEMORY, "out of memory");
-    pthread_mutex_lock(&self(d)->lock);
-    char *before = self(d)->order;
-    self(d)->order = copy;
-    pthread_mutex_unlock(&self(d)->lock);
-    free(before);
-    return CONVJIT_OK;
+    return status ? status : replace(self(d), &self(d)->order, order);
+}
+
+convjit_status cj_emu_device_async(cj_device *d, const char *mode)
+{
+    bool late;
+    convjit_status status = parse_async(mode, &late);
+    return status ? status : replace(self(d), &self(d)->async, mode);
 }
 
 void cj_emu_device_threads(cj_device *d, int threads)
@@ -159,6 +191,9 @@ static convjit_status check_launch(const emu_device *d, const char *entry, const
     if ((uint64_t)block[0] * block[1] * block[2] > CJ_EMU_MAX_THREADS)
         return cj_fail(CONVJIT_INVALID, "%s: a block of %u x %u x %u threads, and at most %d are allowed", entry, block[0],
                        block[1], block[2], CJ_EMU_MAX_THREADS);
+    if (e->bounds[0] > 0 && block[0] * block[1] * block[2] > (unsigned)e->bounds[0])
+        return cj_fail(CONVJIT_INVALID, "%s: a block of %u x %u x %u threads, and its __launch_bounds__ allow %d", entry, block[0],
+                       block[1], block[2], e->bounds[0]);
     if (smem > d->base.smem_limit)
         return cj_fail(CONVJIT_INVALID, "%s: %u bytes of shared memory, and a block of %s has at most %" PRId64, entry, smem,
                        d->arch, d->base.smem_limit);
@@ -228,8 +263,8 @@ static convjit_status run_blocks(emu_device *d, cj_run *run, unsigned n)
 
 static unsigned worker_count(const cj_run *run, unsigned threads)
 {
-    unsigned most = MAX_STACKS / run->n_threads, n = threads < most ? threads : most;
-    return run->n_blocks < n ? (unsigned)run->n_blocks : n;
+    unsigned most = MAX_STACKS / (run->n_ranks * run->n_threads), n = threads < most ? threads : most;
+    return run->n_clusters < n ? (unsigned)run->n_clusters : n;
 }
 
 /* The fault as this thread's message, with '\1' and '\2' written out. */
@@ -254,33 +289,72 @@ static convjit_status fail_with(const cj_run *run)
     return status;
 }
 
+static convjit_status check_cluster(const emu_device *d, const char *entry, const unsigned grid[3], const unsigned cluster[3])
+{
+    uint64_t blocks = (uint64_t)cluster[0] * cluster[1] * cluster[2];
+    if (blocks < 1 || blocks > CJ_EMU_MAX_BLOCKS)
+        return cj_fail(CONVJIT_INVALID, "%s: clusters of %u x %u x %u blocks, and 1 to %d are allowed", entry, cluster[0],
+                       cluster[1], cluster[2], CJ_EMU_MAX_BLOCKS);
+    for (int i = 0; i < 3; i++)
+        if (grid[i] % cluster[i])
+            return cj_fail(CONVJIT_INVALID, "%s: cluster.%c is %u, and does not divide the grid's %u", entry, "xyz"[i],
+                           cluster[i], grid[i]);
+    if (blocks > 1 && d->arch_number < 90)
+        return cj_fail(CONVJIT_INVALID, "%s: clusters of %u x %u x %u blocks, and %s has none", entry, cluster[0], cluster[1],
+                       cluster[2], d->arch);
+    return CONVJIT_OK;
+}
+
+static convjit_status run_launch(emu_device *d, cj_run *run, unsigned threads)
+{
+    convjit_status status = cj_heap_snapshot(d->heap, &run->regions, &run->n_regions);
+    if (status)
+        return status;
+    pthread_mutex_init(&run->lock, NULL);
+    status = run_blocks(d, run, worker_count(run, threads));
+    if (run->fault.found)
+        status = fail_with(run);
+    pthread_mutex_destroy(&run->lock);
+    cj_regions_free(run->regions, run->n_regions);
+    return status;
+}
+
+static convjit_status launch_cluster(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream)
+{
+    emu_device *d = self(base);
+    settings s;
+    convjit_status status = check_launch(d, f->entry->name, f->entry, grid, block, smem, n_args, stream);
+    if (status == CONVJIT_OK)
+        status = check_cluster(d, f->entry->name, grid, cluster);
+    if (status == CONVJIT_OK)
+        status = get_settings(d, &s);
+    if (status)
+        return status;
+    const char *trace = getenv("CONVJIT_EMU_TRACE");
+    unsigned n_threads = block[0] * block[1] * block[2];
+    cj_run run = {
+        .entry = f->entry, .module = f->module, .args = args, .order = s.order, .late = s.late, .smem = smem,
+        .trace = trace && strcmp(trace, "1") == 0 ? &d->log : NULL, .grid = {grid[0], grid[1], grid[2]},
+        .block = {block[0], block[1], block[2]}, .cluster = {cluster[0], cluster[1], cluster[2]}, .n_threads = n_threads,
+        .row = (n_threads + CJ_EMU_WARP - 1) / CJ_EMU_WARP * CJ_EMU_WARP, .n_ranks = cluster[0] * cluster[1] * cluster[2],
+        .n_blocks = (uint64_t)grid[0] * grid[1] * grid[2],
+    };
+    run.n_clusters = run.n_blocks / run.n_ranks;
+    cj_module_range(f->module, &run.module_base, &run.module_end);
+    return run_launch(d, &run, s.threads);
+}
+
 static convjit_status launch(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
                              unsigned smem, void **args, int n_args, void *stream)
 {
-    emu_device *d = self(base);
-    cj_emu_order order;
-    unsigned threads;
-    convjit_status status = check_launch(d, f->entry->name, f->entry, grid, block, smem, n_args, stream);
-    if (status == CONVJIT_OK)
-        status = get_settings(d, &order, &threads);
-    if (status)
-        return status;
-    cj_run run = {
-        .entry = f->entry, .module = f->module, .args = args, .order = order, .smem = smem,
-        .grid = {grid[0], grid[1], grid[2]}, .block = {block[0], block[1], block[2]},
-        .n_threads = block[0] * block[1] * block[2], .n_blocks = (uint64_t)grid[0] * grid[1] * grid[2],
-    };
-    cj_module_range(f->module, &run.module_base, &run.module_end);
-    status = cj_heap_snapshot(d->heap, &run.regions, &run.n_regions);
-    if (status)
-        return status;
-    pthread_mutex_init(&run.lock, NULL);
-    status = run_blocks(d, &run, worker_count(&run, threads));
-    if (run.fault.found)
-        status = fail_with(&run);
-    pthread_mutex_destroy(&run.lock);
-    cj_regions_free(run.regions, run.n_regions);
-    return status;
+    static const unsigned alone[3] = {1, 1, 1};
+    return launch_cluster(base, f, grid, block, alone, smem, args, n_args, stream);
+}
+
+static convjit_status encode(cj_device *d, const cj_tensor_map *map, void *base, unsigned char out[CJ_TENSOR_MAP_BYTES])
+{
+    return cj_tensor_map_encode(map, base, out);
 }
 
 /* ---- Memory, time ---- */
@@ -361,6 +435,7 @@ static void close_device(cj_device *base)
     cj_heap_close(d->heap);
     pthread_mutex_destroy(&d->lock);
     free(d->order);
+    free(d->async);
     free(d);
 }
 
@@ -390,11 +465,13 @@ convjit_status cj_emu_device_open(cj_device **out, const convjit_config *config)
     }
     d->base = (cj_device){
         .bind = bind_device, .load = load, .unload = unload, .function = get_function, .resources = get_resources,
-        .launch = launch, .alloc = alloc_memory, .free = free_memory, .write = write_memory, .read = read_memory,
+        .launch = launch, .launch_cluster = launch_cluster, .encode = encode, .alloc = alloc_memory, .free = free_memory, .write = write_memory, .read = read_memory,
         .fill = fill_memory, .sync = sync_stream, .time = time_body, .smem_limit = smem_limit, .info = add_info,
         .close = close_device,
     };
     snprintf(d->arch, sizeof d->arch, "%s", arch);
+    d->arch_number = atoi(arch + 3);
+    cj_log_init(&d->log, config);
     d->heap = heap;
     pthread_mutex_init(&d->lock, NULL);
     *out = &d->base;

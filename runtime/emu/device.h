@@ -2,8 +2,9 @@
  * into a module of the emulated device. C++17, included before the kernel text; includes no standard header, for speed.
  *
  * Memory accesses are found by the compiler: with -fsanitize=thread it calls a __tsan_ function before each access to
- * memory that is not provably local, and with -fsanitize=alignment a __ubsan_ function when a pointer is misaligned for its
- * type. Neither runtime library is linked; the functions are defined here and ask the device.
+ * memory that is not provably local; with -fsanitize=alignment a __ubsan_ function when a pointer is misaligned for its
+ * type; with -fsanitize=bounds likewise for a subscript of a local array, whose accesses are not checked otherwise. None of
+ * the run-time libraries is linked; the functions are defined here and ask the device.
  *
  * Functions that others call with memory of the host (arguments, the device's own tables) must not be checked themselves:
  * they are marked CJ_UNCHECKED and are never inlined into checked code.
@@ -15,7 +16,12 @@
 
 typedef __SIZE_TYPE__ size_t;
 
-#define CJ_UNCHECKED __attribute__((no_sanitize("thread"), no_sanitize("alignment"), noinline, visibility("hidden")))
+#if defined(__clang__) /* its no_sanitize would still report each function's entry and exit */
+#define CJ_NOT_INSTRUMENTED __attribute__((disable_sanitizer_instrumentation))
+#else
+#define CJ_NOT_INSTRUMENTED __attribute__((no_sanitize("thread"), no_sanitize("alignment")))
+#endif
+#define CJ_UNCHECKED CJ_NOT_INSTRUMENTED __attribute__((noinline, visibility("hidden")))
 #define CJ_LINE unsigned line = __builtin_LINE()
 
 /* ---- Keywords ---- */
@@ -62,7 +68,7 @@ CJ_UNCHECKED void cj_emu_trap(const char *what, unsigned line) { cj_emu_device->
 #define CJ_HOOK extern "C" CJ_UNCHECKED __attribute__((used))
 
 /* The fibre's own stack is free of checks: it holds the thread's registers and local arrays. */
-static inline __attribute__((always_inline, no_sanitize("thread"))) bool cj_emu_own_stack(const void *address)
+static inline CJ_NOT_INSTRUMENTED __attribute__((always_inline)) bool cj_emu_own_stack(const void *address)
 {
 #if defined(__x86_64__)
     unsigned long sp;
@@ -101,7 +107,8 @@ CJ_HOOK void __tsan_func_exit() {}
 CJ_HOOK void __tsan_init() {}
 
 /* Clang copies structs, and both compilers clear large arrays, by calls of the C library. */
-static inline __attribute__((always_inline, no_sanitize("thread"))) void *cj_emu_copy(void *to, const void *from, size_t n)
+static inline CJ_NOT_INSTRUMENTED __attribute__((always_inline)) void *cj_emu_copy(void *to, const void *from,
+                                                                                  size_t n)
 {
     char *d = static_cast<char *>(to);
     const char *s = static_cast<const char *>(from);
@@ -133,9 +140,11 @@ CJ_HOOK void *memset(void *to, int byte, size_t n)
     }
     return to;
 }
-extern "C" __attribute__((visibility("hidden"))) void *__tsan_memcpy(void *, const void *, size_t) __attribute__((alias("memcpy")));
-extern "C" __attribute__((visibility("hidden"))) void *__tsan_memmove(void *, const void *, size_t) __attribute__((alias("memmove")));
-extern "C" __attribute__((visibility("hidden"))) void *__tsan_memset(void *, int, size_t) __attribute__((alias("memset")));
+#define CJ_SAME_AS(name) __attribute__((visibility("hidden"), alias(name)))
+extern "C" CJ_SAME_AS("memcpy") void *__tsan_memcpy(void *, const void *, size_t);
+extern "C" CJ_SAME_AS("memmove") void *__tsan_memmove(void *, const void *, size_t);
+extern "C" CJ_SAME_AS("memset") void *__tsan_memset(void *, int, size_t);
+#undef CJ_SAME_AS
 
 /* The compilers' own record of a check (version 1 of its form): place, type, log2 of the alignment, kind of access. */
 struct cj_emu_type_mismatch {
@@ -149,13 +158,37 @@ CJ_HOOK void __ubsan_handle_type_mismatch_v1(const cj_emu_type_mismatch *check, 
     cj_emu_device->misaligned(p, 1ul << check->log_alignment, __builtin_return_address(0));
 }
 
+/* And of a subscript that is outside of its array. */
+struct cj_emu_out_of_bounds { const char *file; unsigned line, column; };
+CJ_HOOK void __ubsan_handle_out_of_bounds(const cj_emu_out_of_bounds *check, unsigned long)
+{
+    cj_emu_device->trap("a subscript outside of its array", check->line);
+}
+
 /* ---- Vector types ---- */
+
+/* Clang checks the alignment of whole structs only where a function of theirs is called, so there they get some. */
+#if defined(__clang__)
+#define CJ_COPIED2(type, name)                                                                                  \
+    name() = default;                                                                                           \
+    name(type vx, type vy) : x(vx), y(vy) {}                                                                    \
+    name(const name &v) : x(v.x), y(v.y) {}                                                                     \
+    name &operator=(const name &v) { x = v.x, y = v.y; return *this; }
+#define CJ_COPIED4(type, name)                                                                                  \
+    name() = default;                                                                                           \
+    name(type vx, type vy, type vz, type vw) : x(vx), y(vy), z(vz), w(vw) {}                                    \
+    name(const name &v) : x(v.x), y(v.y), z(v.z), w(v.w) {}                                                     \
+    name &operator=(const name &v) { x = v.x, y = v.y, z = v.z, w = v.w; return *this; }
+#else
+#define CJ_COPIED2(type, name)
+#define CJ_COPIED4(type, name)
+#endif
 
 #define CJ_VECTORS(type, name, align2, align4)                                                                  \
     struct name##1 { type x; };                                                                                 \
-    struct alignas(align2) name##2 { type x, y; };                                                              \
+    struct alignas(align2) name##2 { type x, y; CJ_COPIED2(type, name##2) };                                    \
     struct name##3 { type x, y, z; };                                                                           \
-    struct alignas(align4) name##4 { type x, y, z, w; };                                                        \
+    struct alignas(align4) name##4 { type x, y, z, w; CJ_COPIED4(type, name##4) };                              \
     static inline name##1 make_##name##1(type x) { return {x}; }                                                \
     static inline name##2 make_##name##2(type x, type y) { return {x, y}; }                                     \
     static inline name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; }                          \
@@ -328,15 +361,18 @@ static inline unsigned cj_emu_reduce(cj_emu_warp_op op, unsigned mask, unsigned 
 {
     return static_cast<unsigned>(cj_emu_warp(op, mask, value, 0, 32, line));
 }
-static inline unsigned __reduce_add_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_ADD, mask, v, line); }
-static inline int __reduce_add_sync(unsigned mask, int v, CJ_LINE) { return (int)cj_emu_reduce(CJ_EMU_REDUCE_ADD, mask, (unsigned)v, line); }
-static inline unsigned __reduce_min_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_UMIN, mask, v, line); }
-static inline int __reduce_min_sync(unsigned mask, int v, CJ_LINE) { return (int)cj_emu_reduce(CJ_EMU_REDUCE_MIN, mask, (unsigned)v, line); }
-static inline unsigned __reduce_max_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_UMAX, mask, v, line); }
-static inline int __reduce_max_sync(unsigned mask, int v, CJ_LINE) { return (int)cj_emu_reduce(CJ_EMU_REDUCE_MAX, mask, (unsigned)v, line); }
-static inline unsigned __reduce_and_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_AND, mask, v, line); }
-static inline unsigned __reduce_or_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_OR, mask, v, line); }
-static inline unsigned __reduce_xor_sync(unsigned mask, unsigned v, CJ_LINE) { return cj_emu_reduce(CJ_EMU_REDUCE_XOR, mask, v, line); }
+#define CJ_REDUCE(name, type, op) \
+    static inline type name(unsigned mask, type v, CJ_LINE) { return (type)cj_emu_reduce(op, mask, (unsigned)v, line); }
+CJ_REDUCE(__reduce_add_sync, unsigned, CJ_EMU_REDUCE_ADD)
+CJ_REDUCE(__reduce_add_sync, int, CJ_EMU_REDUCE_ADD)
+CJ_REDUCE(__reduce_min_sync, unsigned, CJ_EMU_REDUCE_UMIN)
+CJ_REDUCE(__reduce_min_sync, int, CJ_EMU_REDUCE_MIN)
+CJ_REDUCE(__reduce_max_sync, unsigned, CJ_EMU_REDUCE_UMAX)
+CJ_REDUCE(__reduce_max_sync, int, CJ_EMU_REDUCE_MAX)
+CJ_REDUCE(__reduce_and_sync, unsigned, CJ_EMU_REDUCE_AND)
+CJ_REDUCE(__reduce_or_sync, unsigned, CJ_EMU_REDUCE_OR)
+CJ_REDUCE(__reduce_xor_sync, unsigned, CJ_EMU_REDUCE_XOR)
+#undef CJ_REDUCE
 
 /* ---- Atomics: checked for place and alignment, exempt from the race rules ---- */
 
@@ -358,7 +394,7 @@ template <typename T, typename Next> CJ_UNCHECKED T cj_emu_atomic(T *p, Next nex
 #define CJ_ATOMIC(name, expression)                                                                    \
     template <typename T> struct cj_emu_##name {                                                       \
         T value;                                                                                       \
-        __attribute__((no_sanitize("thread"), always_inline)) T operator()(T old) const { return expression; } \
+        CJ_NOT_INSTRUMENTED __attribute__((always_inline)) T operator()(T old) const { return expression; } \
     };                                                                                                 \
     template <typename T, typename V> static inline T name(T *p, V value)                              \
     {                                                                                                  \
@@ -417,9 +453,12 @@ static inline unsigned short f32_to_bf16(float value)
     return static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
+#include "device_async.h"
+#include "device_matrix.h"
+
 /* ---- Entry points: compiler.c puts a table of them behind the kernel text ---- */
 
-/* One letter an argument, as compiler.c writes them from the launch table: p device pointer, i int, l long long. */
+/* One letter an argument, as compiler.c writes them from the launch table: p device pointer, i int, l long long, t TensorMap. */
 template <typename T> struct cj_emu_letter { static constexpr char value = '?'; };
 template <typename T> struct cj_emu_letter<T *> { static constexpr char value = 'p'; };
 template <> struct cj_emu_letter<int> { static constexpr char value = 'i'; };
@@ -427,6 +466,7 @@ template <> struct cj_emu_letter<unsigned> { static constexpr char value = 'i'; 
 template <> struct cj_emu_letter<long long> { static constexpr char value = 'l'; };
 template <> struct cj_emu_letter<long> { static constexpr char value = 'l'; };
 template <> struct cj_emu_letter<unsigned long long> { static constexpr char value = 'l'; };
+template <> struct cj_emu_letter<TensorMap> { static constexpr char value = 't'; };
 
 template <typename... Args> struct cj_emu_call {
     CJ_UNCHECKED cj_emu_call(void (*kernel)(Args...), Args... args) { kernel(args...); }
@@ -450,7 +490,9 @@ template <typename... Args, void (*kernel)(Args...)> struct cj_emu_kernel<kernel
     }
 };
 
-#define CJ_EMU_ENTRY(kernel, args) {#kernel, args, cj_emu_kernel<kernel>::count, cj_emu_kernel<kernel>::call}
+/* What follows the arguments: those of __launch_bounds__. */
+#define CJ_EMU_ENTRY(kernel, args, ...) \
+    {#kernel, args, cj_emu_kernel<kernel>::count, cj_emu_kernel<kernel>::call, {__VA_ARGS__}}
 
 #if defined(__x86_64__) && defined(__FMA__)
 #define CJ_EMU_CPU CJ_EMU_NEEDS_FMA

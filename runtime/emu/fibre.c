@@ -13,6 +13,14 @@
 #include <unistd.h>
 #include "emu.h"
 
+/* AddressSanitizer marks parts of a stack; a fibre that a fault abandoned leaves its marks behind. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define FORGET_MARKS(stack) __asan_unpoison_memory_region(stack, CJ_EMU_STACK_BYTES)
+#else
+#define FORGET_MARKS(stack) ((void)0)
+#endif
+
 void *cj_stack_map(void)
 {
     size_t size = CJ_EMU_STACK_BYTES, page = (size_t)sysconf(_SC_PAGESIZE);
@@ -37,18 +45,19 @@ void cj_stack_unmap(void *stack)
 }
 
 /* All stacks have the same alignment, so without this the busy end of each would fall into the same few cache sets. */
-static char *stack_top(void *stack, unsigned color)
+uintptr_t cj_stack_top(const void *stack, unsigned color)
 {
-    return (char *)stack + CJ_EMU_STACK_BYTES - 64 - (color % 61) * 192;
+    return (uintptr_t)stack + CJ_EMU_STACK_BYTES - 64 - (color % 61) * 192;
 }
 
 #ifdef CJ_FIBRE_UCONTEXT
 
 void cj_fibre_prepare(cj_fibre *fibre, void *stack, unsigned color, void (*main)(void))
 {
+    FORGET_MARKS(stack);
     getcontext(&fibre->context);
     fibre->context.uc_stack.ss_sp = stack;
-    fibre->context.uc_stack.ss_size = (size_t)(stack_top(stack, color) - (char *)stack);
+    fibre->context.uc_stack.ss_size = cj_stack_top(stack, color) - (uintptr_t)stack;
     fibre->context.uc_link = NULL;
     makecontext(&fibre->context, main, 0);
 }
@@ -132,7 +141,8 @@ void cj_fibre_prepare(cj_fibre *fibre, void *stack, unsigned color, void (*main)
 {
     /* As if main's caller had been suspended: the saved registers, main's address, and (x86-64: where a call would have
      * left it, so that the stack is 16-byte aligned before the call) no return address. */
-    void **top = (void **)(void *)stack_top(stack, color);
+    FORGET_MARKS(stack);
+    void **top = (void **)cj_stack_top(stack, color);
     void **sp = top - 2 - SAVED_WORDS;
     memset(sp, 0, (size_t)((char *)top - (char *)sp));
     memcpy(&sp[RETURN_WORD], &main, sizeof main);

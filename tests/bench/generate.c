@@ -35,17 +35,17 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double dump_ms(const char *convjit, const char *problem)
+static double dump_ms(const char *command, const char *problem)
 {
-    char *argv[] = { (char *)convjit, (char *)"dump", (char *)problem, NULL };
+    char *argv[] = { (char *)command, (char *)"dump", (char *)problem, NULL };
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
     double start = now_ms();
     pid_t pid;
     int status = 1;
-    if (posix_spawn(&pid, convjit, &actions, NULL, argv, environ) != 0 || waitpid(pid, &status, 0) < 0 || status != 0) {
-        fprintf(stderr, "%s dump %s failed\n", convjit, problem);
+    if (posix_spawn(&pid, command, &actions, NULL, argv, environ) != 0 || waitpid(pid, &status, 0) < 0 || status != 0) {
+        fprintf(stderr, "%s dump %s failed\n", command, problem);
         exit(1);
     }
     double elapsed = now_ms() - start;
@@ -55,7 +55,7 @@ static double dump_ms(const char *convjit, const char *problem)
 
 int main(int argc, char **argv)
 {
-    const char *convjit = argc > 1 ? argv[1] : "build/convjit";
+    const char *command = argc > 1 ? argv[1] : "build/convjit";
     cj_script *script = NULL;
     if (cj_script_open(&script, NULL)) {
         fprintf(stderr, "%s\n", convjit_errmsg());
@@ -76,7 +76,7 @@ int main(int argc, char **argv)
             alone[j] = now_ms() - start;
             if (j == 0) first = alone[0];
             cj_kernel_free(kernel);
-            process[j] = dump_ms(convjit, problems[i]);
+            process[j] = dump_ms(command, problems[i]);
         }
         qsort(alone, RUNS, sizeof *alone, ascending);
         qsort(process, RUNS, sizeof *process, ascending);

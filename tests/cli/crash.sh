@@ -16,7 +16,8 @@ delays()
         'BEGIN { srand(seed); while (n-- > 0) printf "%.4f\n", least + rand() * (most - least) }'
 }
 seconds() { awk -v from="$1" -v to="$2" 'BEGIN { print (to - from) / 1e9 }'; }
-entries() { find "$1" -name '*.cjk' 2>/dev/null | wc -l; }
+kernels() { find "$1" -name '*.cjk' 2>/dev/null | wc -l; }
+selections() { find "$1" -name '*.cjs' 2>/dev/null | wc -l; }
 
 # rerun PROBLEM...: the run after a crash, with no wait in the stand-in's compilations
 rerun() { FAKE_NVRTC_MS=0 "$convjit" precompile "$@" --jobs 2 >"$work/out" 2>&1; }
@@ -29,16 +30,17 @@ round()
     rm -rf "$CONVJIT_CACHE_DIR"
     status=0
     timeout -s KILL "$delay" "$convjit" precompile "$@" --jobs 2 >/dev/null 2>&1 || status=$?
-    left=$(entries "$CONVJIT_CACHE_DIR") whole=$(entries "$wanted")
+    left=$(kernels "$CONVJIT_CACHE_DIR") whole=$(kernels "$wanted")
+    entries=$((left + $(selections "$CONVJIT_CACHE_DIR")))
     if [ $status = 137 ]; then
         killed=$((killed + 1))
         [ "$left" -eq 0 ] || [ "$left" -eq "$whole" ] || midway=$((midway + 1))
     fi
     "$convjit" cache verify >"$work/out" 2>&1 || { fail "cache verify, after $delay s: $(cat "$work/out")"; return; }
-    grep -q "^$left entries, 0 damaged$" "$work/out" || { fail "after $delay s: $(cat "$work/out")"; return; }
+    grep -q "^$entries entries, 0 damaged$" "$work/out" || { fail "after $delay s: $(cat "$work/out")"; return; }
     rerun "$@" || { fail "the next run, after $delay s: $(cat "$work/out")"; return; }
     grep -q ": $((whole - left)) compiled, $left already there, 0 failed" "$work/out" ||
-        { fail "the next run, after $delay s with $left entries: $(cat "$work/out")"; return; }
+        { fail "the next run, after $delay s with $left kernels: $(cat "$work/out")"; return; }
     "$convjit" cache prune >/dev/null 2>&1 || { fail "cache prune, after $delay s"; return; }
     diff -r "$wanted" "$CONVJIT_CACHE_DIR" >"$work/out" 2>&1 || { fail "after $delay s: $(cat "$work/out")"; return; }
     pass
@@ -53,10 +55,11 @@ rounds()
     from=$(date +%s%N)
     expect 0 env CONVJIT_CACHE_DIR="$wanted" "$convjit" precompile "$@" --jobs 2; none_err
     whole_run=$(seconds "$from" "$(date +%s%N)")
+    ok 'each problem has a selection' [ "$(selections "$wanted")" = $# ]
     for delay in $(delays "$n" "$(awk "BEGIN { print $start * $whole_run }")" "$whole_run"); do
         round "$delay" "$wanted" "$@"
     done
-    echo "$n rounds of $whole_run s: $killed killed, $midway of them with some entries written"
+    echo "$n rounds of $whole_run s: $killed killed, $midway of them with some kernels written"
 }
 
 export FAKE_NVRTC_MS=5

@@ -10,7 +10,7 @@ expect 0 "$examples/jit"; out 'n1c3h20w24k8r3s3_pad1 +kernel from disk'
 expect 0 "$examples/threads"; none_err
 out '^8 threads, 3 kernels, on the emulated device: 3 plans compiled their kernel, 0 took it from disk, 21 from memory$'
 expect 0 "$examples/threads"; out ': 0 plans compiled their kernel, 3 took it from disk, 21 from memory$'
-expect 0 env BUILD="$build" examples/offline.sh; out '^exported 2 entries'; out '^imported 2 entries'; none_err
+expect 0 env BUILD="$build" examples/offline.sh; out '^exported 4 entries'; out '^imported 4 entries'; none_err
 ok 'both problems ran from the bundle' [ "$(grep -c '0 wrong of .*from disk' "$work/out")" = 2 ]
 if [ ! -e /dev/nvidia0 ]; then # graph looks for the real driver
     expect 0 "$examples/graph"; out 'needs a GPU'

@@ -9,7 +9,8 @@ expect 0 "$convjit" precompile $a $b $c; out ': 0 compiled, 3 already there, 0 f
 expect 0 "$convjit" precompile n1c3h6w8k4r3s3_pad1; out ': 0 compiled, 1 already there'
 expect 0 "$convjit" precompile $a $b --arch sm_80,sm_90a --jobs 2
 out '^2 problems for sm_80: 2 compiled'; out '^2 problems for sm_90a: 0 compiled, 2 already there'
-expect 0 "$convjit" cache ls; ok 'five entries' [ "$(wc -l <"$work/out")" = 5 ]
+expect 0 "$convjit" cache ls; ok 'five kernels' [ "$(grep -c ' kernel ' "$work/out")" = 5 ]
+ok 'and for each problem and architecture a selection' [ "$(grep -c ' selection ' "$work/out")" = 6 ]
 
 # A manifest from a file and from standard input
 printf '# two layers\n%s # main\n\n   n1c5h8w8k5r3s3\n' $a >"$work/manifest"

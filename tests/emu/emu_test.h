@@ -34,7 +34,7 @@ typedef struct emu_kernel {
     int n_args;
 } emu_kernel;
 
-/* args: a letter an argument, i input, w weights, o output, n int, l long long. */
+/* args: a letter an argument, i input, w weights, o output, n int, m tensor map, l long long. */
 static inline convjit_status emu_compile(emu *e, const char *source, const char *args, cj_blob *binary)
 {
     cj_kernel k = {.name = (char[]){"k"}, .source = (char *)(uintptr_t)source, .n_launches = 1};
@@ -44,7 +44,8 @@ static inline convjit_status emu_compile(emu *e, const char *source, const char 
         k.launches[0].args[i].kind = args[i] == 'i'   ? CJ_ARG_INPUT
                                      : args[i] == 'w' ? CJ_ARG_WEIGHTS
                                      : args[i] == 'o' ? CJ_ARG_OUTPUT
-                                     : args[i] == 'n' ? CJ_ARG_I32 : CJ_ARG_I64;
+                                     : args[i] == 'n' ? CJ_ARG_I32
+                                     : args[i] == 'm' ? CJ_ARG_TENSOR_MAP : CJ_ARG_I64;
     return e->compiler->compile(e->compiler, &k, binary);
 }
 
@@ -75,6 +76,28 @@ static inline convjit_status emu_launch(const emu_kernel *k, unsigned blocks, un
     if (!k->function)
         return cj_fail(CONVJIT_INVALID, "the kernel was not built");
     return k->e->device->launch(k->e->device, k->function, grid, block, smem, args, k->n_args, NULL);
+}
+
+static inline convjit_status emu_launch_cluster(const emu_kernel *k, unsigned blocks, unsigned cluster, unsigned threads,
+                                                unsigned smem, void **args)
+{
+    const unsigned grid[3] = {blocks, 1, 1}, block[3] = {threads, 1, 1}, size[3] = {cluster, 1, 1};
+    if (!k->function)
+        return cj_fail(CONVJIT_INVALID, "the kernel was not built");
+    return k->e->device->launch_cluster(k->e->device, k->function, grid, block, size, smem, args, k->n_args, NULL);
+}
+
+/* Every order of threads with every time at which asynchronous operations take effect. */
+static const struct emu_mode { const char *order, *async; } emu_modes[] = {
+    {"forward", "wait"}, {"reverse", "wait"}, {"seed:1", "wait"}, {"seed:2", "wait"}, {"seed:33", "wait"},
+    {"forward", "issue"}, {"reverse", "issue"}, {"seed:1", "issue"}, {"seed:2", "issue"}, {"seed:33", "issue"},
+};
+enum { EMU_MODES = sizeof emu_modes / sizeof *emu_modes };
+
+static inline void emu_set_mode(emu *e, int i)
+{
+    CHECK_OK(cj_emu_device_order(e->device, emu_modes[i].order));
+    CHECK_OK(cj_emu_device_async(e->device, emu_modes[i].async));
 }
 
 static inline void *emu_alloc(emu *e, size_t bytes)

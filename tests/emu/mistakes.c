@@ -1,7 +1,7 @@
 /* mistakes.c: the emulated device catches what is wrong with a kernel, and says what, where and who. */
 #include "emu_test.h"
 
-#define HEAD "extern \"C\" __global__ void __launch_bounds__(64) k(const float *__restrict__ x, float *__restrict__ y, int n)\n"
+#define HEAD "extern \"C\" __global__ void __launch_bounds__(1024) k(const float *__restrict__ x, float *__restrict__ y, int n)\n"
 
 enum { THREADS = 64, BYTES = 64 * 4 }; /* x and y hold a float a thread */
 
@@ -133,7 +133,21 @@ static void global_memory(emu *e)
            "misaligned access on line 2: at offset 12 of input");
     expect(e, HEAD "{ y[threadIdx.x] = *(const float *)((const char *)x + n); }\n", 2, "misaligned access on line 2: at offset 2");
     expect(e, HEAD "{ ((float4 *)y)[threadIdx.x] = ((const float4 *)x)[threadIdx.x]; }\n", 0,
-           " 16 bytes on line 2 out of bounds: at offset 256 of ");
+           " bytes on line 2 out of bounds: at offset 256 of ");
+}
+
+/* Arrays in registers: their accesses are not looked at, their subscripts are. */
+static void local_arrays(emu *e)
+{
+    static const char source[] = HEAD
+        "{\n"
+        "    float v[4] = {};\n"
+        "    v[threadIdx.x % 4 + n] = 1;\n"
+        "    y[threadIdx.x] = v[0] + v[3];\n"
+        "}\n";
+    CHECK_OK(run_in(e, source, 0, "forward"));
+    expect(e, source, 1, "thread (3,0,0): a subscript outside of its array on line 4");
+    expect(e, source, -1, "thread (0,0,0): a subscript outside of its array on line 4");
 }
 
 /* One block may not read what another wrote, unless fences or atomics say that they know. */
@@ -283,6 +297,7 @@ int main(void)
     shared_memory(&e);
     half_words(&e);
     global_memory(&e);
+    local_arrays(&e);
     between_blocks(&e);
     barriers(&e);
     collectives(&e);

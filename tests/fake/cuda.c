@@ -511,24 +511,24 @@ DRIVER(cuFuncGetAttribute, (int *value, int attribute, handle *function), (value
 /* ---- launches ---- */
 
 /* Reads the arguments as the parameter list in the source says: what has a '*' or is a long long has 8 bytes, else
- * 4. */
+ * 4; a map begins with the address. */
 static void read_arguments(fake_launch *l, const char *parameters, void **arguments)
 {
     const char *end = parameters + strcspn(parameters, ")");
     while (parameters < end && l->n_args < FAKE_MAX_ARGS) {
         size_t length = strcspn(parameters, ",)");
-        bool wide = memmem(parameters, length, "*", 1) || memmem(parameters, length, "long long", 9);
+        bool map = memmem(parameters, length, "TensorMap", 9);
+        bool wide = map || memmem(parameters, length, "*", 1) || memmem(parameters, length, "long long", 9);
         memcpy(&l->args[l->n_args], arguments[l->n_args], wide ? 8 : 4);
         l->n_args++;
         parameters += length + 1;
     }
 }
 
-DRIVER(cuLaunchKernel,
-       (handle *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem,
-        handle *stream, void **arguments, void **extra),
-       (function, gx, gy, gz, bx, by, bz, smem, stream, arguments, extra))
+static int record(handle *function, const unsigned grid[3], const unsigned block[3], const unsigned cluster[3], unsigned smem,
+                  handle *stream, void **arguments, void **extra)
 {
+    unsigned gx = grid[0], gy = grid[1], gz = grid[2], bx = block[0], by = block[1], bz = block[2];
     if (!current())
         return INVALID_CONTEXT;
     if (!valid(function, FUNCTION) || function->context != current() || (stream && !valid(stream, STREAM)))
@@ -540,11 +540,76 @@ DRIVER(cuLaunchKernel,
     if (n_launches < FAKE_MAX_LAUNCHES) {
         fake_launch *l = &launches[n_launches];
         *l = (fake_launch){.grid = {gx, gy, gz}, .block = {bx, by, bz}, .smem = smem, .stream = stream};
+        memcpy(l->cluster, cluster, sizeof l->cluster);
         l->context = current();
         memcpy(l->entry, function->entry, sizeof l->entry);
         read_arguments(l, function->parameters, arguments);
     }
     n_launches++;
+    return SUCCESS;
+}
+
+DRIVER(cuLaunchKernel,
+       (handle *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned smem,
+        handle *stream, void **arguments, void **extra),
+       (function, gx, gy, gz, bx, by, bz, smem, stream, arguments, extra))
+{
+    const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz}, alone[3] = {1, 1, 1};
+    return record(function, grid, block, alone, smem, stream, arguments, extra);
+}
+
+typedef struct attribute { int id; char pad[4]; unsigned cluster[3]; char rest[52]; } attribute;
+typedef struct launch_config {
+    unsigned grid[3], block[3], smem;
+    handle *stream;
+    attribute *attributes;
+    unsigned n_attributes;
+} launch_config;
+
+/* With one attribute, the cluster's dimensions. */
+DRIVER(cuLaunchKernelEx, (const launch_config *config, handle *function, void **arguments, void **extra),
+       (config, function, arguments, extra))
+{
+    if (config->n_attributes != 1 || config->attributes->id != 4)
+        return INVALID_VALUE;
+    const unsigned *cluster = config->attributes->cluster;
+    int major, minor;
+    capability(&major, &minor);
+    bool fits = cluster[0] * cluster[1] * cluster[2] >= 1 && cluster[0] * cluster[1] * cluster[2] <= 8 && major >= 9;
+    for (int i = 0; i < 3 && fits; i++)
+        fits = config->grid[i] % cluster[i] == 0;
+    return fits ? record(function, config->grid, config->block, cluster, config->smem, config->stream, arguments, extra)
+                : INVALID_VALUE;
+}
+
+static bool box_fits(int i, unsigned size, unsigned box, unsigned every)
+{
+    return box >= 1 && box <= 256 && every >= 1 && every <= 8 && (i > 0 || box * size % 16 == 0);
+}
+
+/* The map: its address, and behind it the parameters as 15 words. */
+DRIVER(cuTensorMapEncodeTiled,
+       (uint64_t *map, int type, unsigned rank, void *address, const uint64_t *dims, const uint64_t *strides, const unsigned *box,
+        const unsigned *every, int interleave, int swizzle, int promotion, int fill),
+       (map, type, rank, address, dims, strides, box, every, interleave, swizzle, promotion, fill))
+{
+    unsigned size = type == 6 || type == 9 ? 2 : type == 7 || type == 11 ? 4 : 0;
+    bool fits = (uintptr_t)map % 64 == 0 && (uintptr_t)address % 16 == 0 && size && rank >= 1 && rank <= 5 && swizzle >= 0 &&
+                swizzle <= 3 && interleave == 0 && fill == 0 && promotion >= 0 && promotion <= 3;
+    for (unsigned i = 0; fits && i < rank; i++)
+        fits = dims[i] >= 1 && dims[i] <= 1ull << 32 && box_fits((int)i, size, box[i], every[i]) &&
+               (i + 1 == rank || (strides[i] % 16 == 0 && strides[i] < 1ull << 40));
+    if (!fits || (swizzle && box[0] * size > 16u << swizzle))
+        return INVALID_VALUE;
+    memset(map, 0, 128);
+    map[0] = (uintptr_t)address;
+    map[1] = (uint64_t)type << 8 | rank << 4 | (unsigned)swizzle;
+    for (unsigned i = 0; i < rank; i++) {
+        map[2 + i] = dims[i];
+        map[7 + i] = i + 1 < rank ? strides[i] : 0;
+        map[12] |= (uint64_t)(box[i] - 1) << 8 * i;
+        map[13] |= (uint64_t)every[i] << 8 * i;
+    }
     return SUCCESS;
 }
 

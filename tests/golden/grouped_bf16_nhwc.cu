@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_120
 // options   --gpu-architecture=sm_120 --std=c++17 --fmad=false
-// key       d071662453ac11d3b82c199a0ea0cbb26d7a6460d296c3513cfd83efddbc1d47
+// key       8034496752397df3204b6673fc3d718587624ab7fb7d0bd3cea7588b4057a9ba
 // again     convjit dump n1c256h1w1k256r3s3_stride2_pad1_g32_bf16_nhwc_leaky_relu0.2 --arch sm_120 --schedule direct:tk=4,tq=4,lk=2,lq=8,tp=8,gt=1,ct=4,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -31,6 +31,7 @@ __device__ __forceinline__ unsigned short f32_to_bf16(float value)
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half) : "f"(value));
     return half;
 }
+
 #endif  // CONVJIT_EMU
 
 typedef unsigned short Element;   // bf16: storage of all tensors; arithmetic is in float

@@ -12,7 +12,7 @@ local base <const> = {
     pad_bottom = 0, pad_right = 0, dil_h = 1, dil_w = 1, groups = 1, math = "f32", layout = "nchw",
     activation = "identity", alpha = 0.0, beta = 0.0, bias = false, residual = false,
 }
-local device <const> = { arch = "sm_90a", sms = 132 }
+local device <const> = { arch = "sm_90", sms = 132 }   -- no wgmma: `direct` serves it
 
 local function with(changes) return strict.with(base, changes) end
 
@@ -72,7 +72,7 @@ check("a size of 0", refuses("h is 0; at least 1", { h = 0 }))
 check("a negative padding", refuses("pad_left is -1; at least 0", { pad_left = -1 }))
 check("groups that do not divide", refuses("groups 3 does not divide c 64", { groups = 3 }))
 check("a filter larger than the input", refuses("larger than the padded input", { h = 4 }))
-check("an unknown schedule", refuses("unknown schedule 'fast'; known: direct", {}, "fast"))
+check("an unknown schedule", refuses("unknown schedule 'fast'; known: wgmma direct", {}, "fast"))
 check("a missing parameter", refuses("parameter tq is missing", {}, "direct:tk=8"))
 check("an unknown parameter", refuses("no parameter 'zz'", {}, first.schedule .. ",zz=1"))
 check("a parameter twice", refuses("tk is given twice", {}, first.schedule .. ",tk=1"))
@@ -80,6 +80,36 @@ check("a parameter out of range", refuses("tk is 99; 1 to 16", {}, (string.gsub(
 check("a parameter that is no number", refuses("not of the form", {}, "direct:tk=x"))
 check("too many threads", refuses("at most 1024", {}, "direct:tk=1,tq=1,lk=64,lq=64,tp=1,gt=1,ct=1,rt=1,win=0,stage=1,split=1,flat=0,wide=0"))
 check("a split without work", refuses("split", {}, "direct:tk=1,tq=1,lk=4,lq=32,tp=1,gt=1,ct=16,rt=1,win=0,stage=1,split=3,flat=0,wide=0"))
+
+-- ---- wgmma ----
+
+local hopper <const> = { arch = "sm_90a", sms = 132 }
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        local kernel = init.generate(with { n = 64, h = 56, w = 56, r = 3, s = 3, math = mode, layout = layout }, hopper)
+        check("wgmma serves dense layers: " .. mode .. " " .. layout, string.find(kernel.schedule, "^wgmma:") ~= nil)
+        check("its launches come in order", kernel.launches[#kernel.launches].entry == kernel.name and
+              kernel.launches[1].entry == kernel.name .. "_pack")
+        check("nchw is transposed first", (#kernel.launches == 3) == (layout == "nchw"))
+        for _, sizes in ipairs { { n = 1 }, { h = 30, w = 90 } } do
+            local changed = strict.with({ n = 64, h = 56, w = 56, r = 3, s = 3, math = mode, layout = layout }, sizes)
+            check("N, H and W do not reach its source",
+                  init.generate(with(changed), hopper, kernel.schedule).source == kernel.source)
+        end
+    end
+end
+local function why_not(changes, arch)
+    for _, refused in ipairs(init.generate(with(changes), { arch = arch, sms = 0 }).refused) do
+        if refused.schedule == "wgmma" then return refused.why end
+    end
+    return ""
+end
+check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
+check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
+check("too many accumulators", (function()
+    local message = refusal("invalid", init.generate, base, hopper, "wgmma:wm=2,tp=32,sq=4,ni=1,cb=128,wide=0")
+    return message ~= nil and string.find(message, "accumulators of a thread; at most 64", 1, true) ~= nil
+end)())
 
 -- ---- Parts ----
 

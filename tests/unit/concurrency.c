@@ -1,5 +1,6 @@
 /* concurrency: 16 processes of 8 threads ask for 100 kernels through one cold cache directory. None fails, no process
- * compiles a kernel twice, and the directory is left with 100 valid entries and nothing else. */
+ * compiles a kernel twice, and the directory is left with 100 kernels and their selections and nothing else. The same
+ * again over the warm directory: no process compiles, or reads a kernel twice. */
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -106,17 +107,30 @@ static int check_process(const tally *t)
     return compiled;
 }
 
+/* A process over the warm directory. */
+static void check_warm(const tally *t)
+{
+    int compiled = check_process(t), from_disk = 0;
+    for (int key = 0; key < KEYS; key++)
+        from_disk += t->origins[key][CONVJIT_FROM_DISK];
+    CHECK_INT(compiled, 0);
+    CHECK_INT(from_disk, KEYS);
+}
+
 static void check_directory(void)
 {
     convjit_config config = {.size = sizeof config, .cache_dir = in_scratch("cache"), .cache_path = "", .verbose = -1};
     cj_cache *c = NULL;
     cj_cache_entry *e = NULL;
-    size_t n = 0, damaged = 0, removed = 0;
+    size_t n = 0, damaged = 0, selections = 0, removed = 0;
     CHECK_OK(cj_cache_open(&c, &config));
     CHECK_OK(cj_cache_list(c, &e, &n));
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         damaged += e[i].status != CONVJIT_OK;
-    CHECK_INT(n, KEYS);
+        selections += e[i].selection;
+    }
+    CHECK_INT(n, 2 * KEYS);
+    CHECK_INT(selections, KEYS);
     CHECK_INT(damaged, 0);
     cj_cache_list_free(e, n);
     CHECK_OK(cj_cache_clear(c, &removed));
@@ -142,6 +156,10 @@ int main(void)
     CHECK_INT(counted.size, compiled);
     CHECK_THAT(compiled >= KEYS && compiled <= PROCESSES * KEYS, "%d compilations", compiled);
     cj_blob_free(&counted);
+    memset(tallies, 0, bytes);
+    run_all(tallies);
+    for (int i = 0; i < PROCESSES; i++)
+        check_warm(&tallies[i]);
     munmap(tallies, bytes);
     check_directory();
     return check_done("concurrency");

@@ -399,6 +399,67 @@ static void test_launch(void)
     destroy_context(other);
 }
 
+static void test_cluster(void)
+{
+    char arch[16];
+    uintptr_t binding;
+    cj_module *m = NULL;
+    cj_function *f = NULL;
+    cj_blob cubin = make_cubin("sm_90a");
+    cj_device *d = open_device();
+    CHECK_OK(bind(d, arch, &binding));
+    CHECK_OK(d->load(d, binding, &cubin, &m));
+    CHECK_OK(d->function(d, m, "conv", 0, &f));
+    unsigned grid[3] = {4, 6, 1}, block[3] = {64, 1, 1}, cluster[3] = {2, 3, 1}, alone[3] = {1, 1, 1};
+    const float *x = NULL, *y = NULL;
+    int n = 1;
+    long long big = 2;
+    float alpha = 1;
+    void *args[] = {&x, &y, &n, &big, &alpha};
+    int first = launches(), before = calls("cuLaunchKernelEx");
+    CHECK_OK(d->launch_cluster(d, f, grid, block, cluster, 0, args, 5, NULL));
+    CHECK_INT(launch_record(first)->cluster[0], 2);
+    CHECK_INT(launch_record(first)->cluster[1], 3);
+    CHECK_INT(launch_record(first)->grid[1], 6);
+    CHECK_INT(launch_record(first)->args[3], 2);
+    CHECK_INT(calls("cuLaunchKernelEx") - before, 1);
+    CHECK_OK(d->launch_cluster(d, f, grid, block, alone, 0, args, 5, NULL));
+    CHECK_INT(calls("cuLaunchKernelEx") - before, 1); /* alone: the plain call */
+    cluster[0] = 3;
+    CHECK_FAILS(d->launch_cluster(d, f, grid, block, cluster, 0, args, 5, NULL), CONVJIT_DRIVER,
+                "conv, grid 4x6x1, block 64x1x1, cluster 3x3x1, 0 bytes of shared memory: cuLaunchKernelEx: invalid argument");
+    d->unload(d, m);
+    d->close(d);
+}
+
+/* What the fake driver is told, in the words of its maps (tests/fake/cuda.c). */
+static void test_encode(void)
+{
+    _Alignas(64) uint64_t map[CJ_TENSOR_MAP_BYTES / 8];
+    cj_device *d = open_device();
+    cj_tensor_map t = {.element = CJ_MAP_BF16, .rank = 3, .swizzle = 64, .dims = {100, 7, INT64_C(1) << 32},
+                       .strides = {208, INT64_C(1) << 39}, .box = {32, 8, 4}, .element_strides = {1, 1, 3}};
+    CHECK_OK(d->encode(d, &t, (void *)(uintptr_t)0x7000, (unsigned char *)map));
+    CHECK_INT(map[0], 0x7000);
+    CHECK_INT(map[1], 9 << 8 | 3 << 4 | 2);
+    CHECK(map[2] == 100 && map[3] == 7 && map[4] == UINT64_C(1) << 32 && map[7] == 208 && map[8] == UINT64_C(1) << 39);
+    CHECK_INT(map[12], 31 | 7 << 8 | 11 << 16); /* 4 of every third: a box of 12 */
+    CHECK_INT(map[13], 1 | 1 << 8 | 3 << 16);
+    static const int types[] = {[CJ_MAP_F32] = 7, [CJ_MAP_TF32] = 11, [CJ_MAP_F16] = 6, [CJ_MAP_BF16] = 9};
+    static const int swizzles[] = {0, 32, 64, 128};
+    for (int i = 0; i < CJ_MAP_COUNT; i++) {
+        cj_tensor_map one = {.element = (cj_map_element)i, .rank = 1, .swizzle = swizzles[i], .dims = {64}, .box = {8},
+                             .element_strides = {1}};
+        if (swizzles[i] && 8 * cj_map_element_bytes(one.element) > swizzles[i])
+            continue;
+        CHECK_OK(d->encode(d, &one, NULL, (unsigned char *)map));
+        CHECK_INT(map[1], types[i] << 8 | 1 << 4 | i);
+    }
+    CHECK_FAILS(d->encode(d, &t, (void *)(uintptr_t)0x7008, (unsigned char *)map), CONVJIT_DRIVER,
+                "cuTensorMapEncodeTiled: invalid argument");
+    d->close(d);
+}
+
 /* ---- memory and time ---- */
 
 static void test_memory(void)
@@ -601,6 +662,8 @@ int main(void)
     test_load_refusals();
     test_dynamic_smem();
     test_launch();
+    test_cluster();
+    test_encode();
     test_memory();
     test_time();
     test_each_call_fails();

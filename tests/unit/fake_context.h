@@ -32,6 +32,13 @@ static const char FAKE_INIT[] =
     "      launches = { { entry = 'plain_main', grid = { 'N', 'H', '1' }, block = { 32, 1, 1 }, smem = 'W', args = {\n"
     "        { kind = 'input' }, { kind = 'weights' }, { kind = 'bias' }, { kind = 'output' },\n"
     "        { kind = 'i32', expr = '10000000 * W * (H > 2000)' }, { kind = 'i64', expr = 'H / (W != 13)' } } } } },\n"
+    "    mapped = { workspace = '4096', requires = {},\n"
+    "      launches = { { entry = 'mapped_main', grid = { 'N', 'H', '1' }, block = { 32, 1, 1 }, cluster = { 1, 2, 1 },\n"
+    "        smem = '0', args = { { kind = 'i32', expr = 'W' },\n"
+    "        { kind = 'tensor_map', tensor = 'input', element = 'f16', dims = { '64', 'W' }, strides = { '128 * H' },\n"
+    "          box = { 64, 8 }, element_strides = { 1, 2 }, swizzle = 128 },\n"
+    "        { kind = 'tensor_map', tensor = 'workspace', offset = '8 * N', element = 'f32', dims = { 'H * W' }, strides = {},\n"
+    "          box = { 16 } }, { kind = 'output' } } } } },\n"
     "  }\n"
     "end\n"
     "local order = { 'even', 'two', 'plain' }\n"
@@ -40,13 +47,14 @@ static const char FAKE_INIT[] =
     "  for _, name in ipairs(order) do\n"
     "    if not wanted or wanted == name or wanted == name .. ':x=1' then names[#names + 1] = name end\n"
     "  end\n"
+    "  if wanted == 'mapped' then names = { 'mapped' } end\n" /* nothing chooses it */
     "  if not names[1] then error({ status = 'invalid', message = 'unknown schedule ' .. wanted }) end\n"
     "  if p.c == 7 then error({ status = 'unsupported', message = 'seven channels' }) end\n"
     "  local r = schedules(p)[names[1]]\n"
     "  r.name, r.schedule, r.arch, r.align = 'k_' .. names[1], names[1] .. ':x=1', t.arch, 16\n"
     "  r.tuple = 'c' .. p.c .. 'k' .. p.k .. 'r' .. p.r .. 's' .. p.s\n"
     "  r.why, r.options = 'made for N ' .. p.n .. ' on ' .. t.sms, { '--opt' }\n"
-    "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main'\n"
+    "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main mapped_main'\n"
     "  r.candidates, r.refused = {}, { { schedule = 'tensor', why = 'no such cores' } }\n"
     "  for i, name in ipairs(names) do\n"
     "    r.candidates[i] = { schedule = name .. ':x=1', predicted_us = i, why = 'because' }\n"
@@ -61,7 +69,7 @@ enum { FAKE_MAX_LAUNCHES = 16, FAKE_MAX_LINES = 64 };
 
 typedef struct fake_launch {
     char entry[32];
-    unsigned grid[3], block[3], smem;
+    unsigned grid[3], block[3], cluster[3], smem;
     int n_args;
     void *stream;
     unsigned char args[CJ_MAX_ARGS][8]; /* the arguments' bytes */
@@ -77,6 +85,8 @@ typedef struct fake {
     int compile_ms;            /* how long a compilation takes */
     int fail_launch;           /* the number, from 1, of the launch that is to fail; 0: none */
     uintptr_t binding;
+    cj_tensor_map maps[2];     /* that were encoded, in turn */
+    int n_maps;
     bool count_only;           /* launches are not noted, only counted */
     fake_launch launches[FAKE_MAX_LAUNCHES];
     pthread_mutex_t lock;      /* guards lines */
@@ -191,6 +201,29 @@ static convjit_status fake_run(cj_device *d, const cj_function *function, const 
     return CONVJIT_OK;
 }
 
+static convjit_status fake_run_cluster(cj_device *d, const cj_function *function, const unsigned grid[3],
+                                       const unsigned block[3], const unsigned cluster[3], unsigned smem, void **args,
+                                       int n_args, void *stream)
+{
+    fake *f = fake_of_device(d);
+    int number = f->n_launches;
+    convjit_status status = fake_run(d, function, grid, block, smem, args, n_args, stream);
+    if (number < FAKE_MAX_LAUNCHES)
+        memcpy(f->launches[number].cluster, cluster, sizeof f->launches[number].cluster);
+    return status;
+}
+
+/* The map's bytes begin with its address; the last one is noted. */
+static convjit_status fake_encode(cj_device *d, const cj_tensor_map *map, void *base, unsigned char out[CJ_TENSOR_MAP_BYTES])
+{
+    if ((uintptr_t)out % 64)
+        return cj_fail(CONVJIT_DRIVER, "the map is not aligned");
+    memset(out, 0, CJ_TENSOR_MAP_BYTES);
+    memcpy(out, &base, sizeof base);
+    fake_of_device(d)->maps[fake_of_device(d)->n_maps++ % 2] = *map;
+    return CONVJIT_OK;
+}
+
 static void fake_close_device(cj_device *d)
 {
 }
@@ -243,7 +276,7 @@ static void fake_open(fake *f, const fake *other, bool memory_only, int verbose)
     *f = (fake){.binding = 1, .lock = PTHREAD_MUTEX_INITIALIZER};
     f->device = (cj_device){
         .bind = fake_bind, .load = fake_load, .unload = fake_unload, .function = fake_function,
-        .resources = fake_resources, .launch = fake_run, .close = fake_close_device, .smem_limit = 1000,
+        .resources = fake_resources, .launch = fake_run, .launch_cluster = fake_run_cluster, .encode = fake_encode, .close = fake_close_device, .smem_limit = 1000,
     };
     f->compiler = (cj_compiler){.kind = "fake", .identity = fake_identity, .compile = fake_compile,
                                 .close = fake_close_compiler};

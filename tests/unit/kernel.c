@@ -19,7 +19,20 @@ static void replace(char **field, const char *s)
 
 static void add_arg(cj_launch *l, cj_arg_kind kind, const char *expr)
 {
-    l->args[l->n_args++] = (cj_arg){kind, expr ? text_of(expr) : NULL};
+    l->args[l->n_args++] = (cj_arg){kind, expr ? text_of(expr) : NULL, NULL};
+}
+
+/* 64 x 8 x 4 elements of a box, every second row, of a tensor C x W x H */
+static void add_map(cj_launch *l)
+{
+    cj_tensor_arg *map = calloc(1, sizeof *map);
+    if (!map)
+        abort();
+    *map = (cj_tensor_arg){.tensor = CJ_ARG_WORKSPACE, .offset = text_of("256 * N"),
+                           .map = {.element = CJ_MAP_F16, .rank = 3, .swizzle = 128, .box = {64, 8, 4},
+                                   .element_strides = {1, 1, 2}},
+                           .dims = {text_of("64"), text_of("W"), text_of("H")}, .strides = {text_of("128"), text_of("128 * W")}};
+    l->args[l->n_args++] = (cj_arg){CJ_ARG_TENSOR_MAP, NULL, map};
 }
 
 static void add_launch(cj_kernel *k, const char *entry, const char *grid_x, int block_x)
@@ -32,6 +45,7 @@ static void add_launch(cj_kernel *k, const char *entry, const char *grid_x, int 
     l->block[0] = block_x;
     l->block[1] = 4;
     l->block[2] = 1;
+    l->cluster[0] = l->cluster[1] = l->cluster[2] = 1;
     l->smem = text_of("48 * 1024");
 }
 
@@ -64,6 +78,8 @@ static cj_kernel *make_kernel(void)
     add_arg(&k->launches[1], CJ_ARG_BIAS, NULL);
     add_arg(&k->launches[1], CJ_ARG_RESIDUAL, NULL);
     add_arg(&k->launches[1], CJ_ARG_OUTPUT, NULL);
+    k->launches[1].cluster[0] = 2;
+    add_map(&k->launches[1]);
     return k;
 }
 
@@ -74,7 +90,9 @@ static const char kernel_text[] =
     "launch partial\ngrid_x ceildiv(P, 4)\ngrid_y 2\ngrid_z N\nblock_x 32\nblock_y 4\nblock_z 1\nsmem 48 * 1024\n"
     "arg input\narg weights\narg workspace 0\narg i32 H * W\narg i64 N * H * W\n"
     "launch sum\ngrid_x ceildiv(N * P * Q, 256)\ngrid_y 2\ngrid_z N\nblock_x 256\nblock_y 4\nblock_z 1\n"
-    "smem 48 * 1024\narg workspace 0\narg bias\narg residual\narg output\nend\n";
+    "cluster_x 2\ncluster_y 1\ncluster_z 1\nsmem 48 * 1024\narg workspace 0\narg bias\narg residual\narg output\n"
+    "arg tensor_map workspace\nmap_element f16\nmap_swizzle 128\nmap_offset 256 * N\nmap_dim 64\nmap_box 64\nmap_every 1\n"
+    "map_dim W\nmap_stride 128\nmap_box 8\nmap_every 1\nmap_dim H\nmap_stride 128 * W\nmap_box 4\nmap_every 2\nend\n";
 
 static void test_write_and_read(void)
 {
@@ -177,7 +195,7 @@ static void test_accepted_names(void)
     replace(&k->schedule, "azAZ09_");
     CHECK_OK(cj_kernel_check(k, false));
     replace(&k->schedule, "a:!~");
-    k->align = 1;
+    k->align = 16;
     CHECK_OK(cj_kernel_check(k, false));
     k->align = 256;
     k->launches[0].block[0] = 256;
@@ -213,11 +231,24 @@ static void test_check_launches(void)
     REFUSED(l->block[0] = 0, "launch 1: block_x: 0 is not between 1 and 1024");
     REFUSED(l->block[1] = 1025, "launch 1: block_y: 1025 is not between 1 and 1024");
     REFUSED(l->block[2] = 65, "launch 1: block_z: 65 is not between 1 and 64");
+    REFUSED(l->cluster[1] = 0, "launch 1: cluster_y: 0 is not between 1 and 8");
+    REFUSED(l->cluster[2] = 9, "launch 1: cluster_z: 9 is not between 1 and 8");
+    REFUSED((l->cluster[0] = 3, l->cluster[1] = 3), "launch 1: cluster: 3*3*1 blocks are above the limit 8");
+#define MAP (k->launches[1].args[4].map)
+    REFUSED(MAP->map.box[0] = 0, "launch 2, arg 5: tensor_map: box[1]: 0 is not between 1 and 256");
+    REFUSED(MAP->map.rank = 6, "launch 2, arg 5: tensor_map: dims: 6 axes are not between 1 and 5");
+    REFUSED(MAP->map.element = CJ_MAP_COUNT, "launch 2, arg 5: tensor_map: element: 4 is unknown");
+    REFUSED(MAP->tensor = CJ_ARG_I32, "launch 2, arg 5: the tensor map's memory is no tensor and no workspace");
+    REFUSED(replace(&MAP->dims[2], NULL), "launch 2, arg 5: dims is missing");
+    REFUSED(replace(&MAP->strides[1], "W *"), "launch 2, arg 5: strides: ");
+    REFUSED(replace(&MAP->offset, ""), "launch 2, arg 5: offset is missing");
+    REFUSED(k->align = 8, "align: 8 is below 16, which tensor maps need");
+#undef MAP
     REFUSED(l->block[0] = 257, "launch 1: block: 257*4*1 threads are above the limit 1024");
     REFUSED(replace(&l->smem, "many"), "launch 1: smem: expression \"many\"");
     REFUSED(k->launches[1].n_args = 0, "launch 2: args: 0 is not between 1 and 32");
     REFUSED(l->n_args = 33, "launch 1: args: 33 is not between 1 and 32");
-    REFUSED(l->args[0].kind = CJ_ARG_KIND_COUNT, "launch 1, arg 1: kind 8 is unknown");
+    REFUSED(l->args[0].kind = CJ_ARG_KIND_COUNT, "launch 1, arg 1: kind 9 is unknown");
     REFUSED(replace(&l->args[1].expr, "0"), "launch 1, arg 2: weights takes no expression");
     REFUSED(replace(&l->args[2].expr, NULL), "launch 1, arg 3: workspace is missing");
     REFUSED(replace(&l->args[3].expr, "N +"), "launch 1, arg 4: i32: expression \"N +\"");
@@ -276,6 +307,13 @@ static void check_edited(const char *from, const char *to, const char *part)
 
 static void test_damage(void)
 {
+    check_edited("cluster_x 2", "cluster_x 1", "a cluster of one block is not written");
+    check_edited("cluster_y 1\n", "", "expected \"cluster_y\" and a value");
+    check_edited("map_element f16", "map_element f15", "map_element is unknown");
+    check_edited("arg tensor_map workspace", "arg tensor_map i32", "expected the name of a tensor, or workspace");
+    check_edited("arg tensor_map workspace", "arg tensor_map", "expected the kind of an argument, and its expression");
+    check_edited("map_stride 128\n", "", "expected \"map_stride\" and a value");
+    check_edited("map_swizzle 128", "map_swizzle 16", "swizzle: 16 is none of 0, 32, 64, 128");
     for (size_t length = 0; length < sizeof kernel_text - 1; length++)
         check_damaged(kernel_text, length, "kernel description, line");
     check_edited("convjit-kernel 1", "convjit-kernel 2", "line 1: expected \"convjit-kernel 1\"");

@@ -144,6 +144,48 @@ static void test_two_launches(fake *f)
     convjit_plan_destroy(plan);
 }
 
+static convjit_plan *create_mapped(fake *f, int64_t n, int64_t h, int64_t w)
+{
+    convjit_problem p = fake_problem(n, h, w);
+    convjit_plan *plan = NULL;
+    CHECK_OK(convjit_plan_create_with(&plan, f->cj, &p, "mapped"));
+    return plan;
+}
+
+/* Tensor maps are made at each launch, of the launch's pointers; clusters have a function of their own. */
+static void test_maps(fake *f)
+{
+    convjit_plan *plan = create_mapped(f, 2, 20, 10);
+    convjit_tensors t = all_tensors();
+    char *text = NULL;
+    f->n_launches = f->n_maps = 0;
+    CHECK_OK(convjit_plan_launch(plan, &t, NULL));
+    const fake_launch *l = &f->launches[0];
+    CHECK_STR(l->entry, "mapped_main");
+    CHECK(l->cluster[0] == 1 && l->cluster[1] == 2 && l->cluster[2] == 1);
+    CHECK(fake_arg_i32(l, 0) == 10 && fake_arg_pointer(l, 1) == memory[0] && fake_arg_pointer(l, 3) == memory[4]);
+    CHECK(fake_arg_pointer(l, 2) == memory[5] + 16);
+    const cj_tensor_map *m = f->maps;
+    CHECK(m[0].rank == 2 && m[0].element == CJ_MAP_F16 && m[0].dims[0] == 64 && m[0].dims[1] == 10);
+    CHECK(m[0].strides[0] == 128 * 20 && m[0].box[1] == 8 && m[0].element_strides[1] == 2 && m[0].swizzle == 128);
+    CHECK(m[1].rank == 1 && m[1].element == CJ_MAP_F32 && m[1].dims[0] == 200 && m[1].swizzle == 0);
+    t.input = memory[1];
+    CHECK_OK(convjit_plan_launch(plan, &t, NULL));
+    CHECK(fake_arg_pointer(&f->launches[1], 1) == memory[1]);
+    t.input = NULL;
+    CHECK_FAILS(convjit_plan_launch(plan, &t, NULL), CONVJIT_INVALID, "input is NULL");
+    CHECK_OK(convjit_plan_describe(plan, &text));
+    CHECK_HAS(text, "grid 2 x 20 x 1, block 32 x 1 x 1, cluster 1 x 2 x 1\n");
+    convjit_free(text);
+    convjit_plan_destroy(plan);
+    CHECK_INT(refused(f, 2, 21, 10, "mapped"), CONVJIT_UNSUPPORTED);
+    CHECK_HAS(convjit_errmsg(), "launches[1].grid[2] is 21 (H), no multiple of the cluster's 2");
+    CHECK_INT(refused(f, 1, 20, 10, "mapped"), CONVJIT_UNSUPPORTED);
+    CHECK_HAS(convjit_errmsg(), "launches[1].args[3]: the offset 8 is no multiple of 16");
+    CHECK_INT(refused(f, 2, 65534, 1 << 17, "mapped"), CONVJIT_UNSUPPORTED);
+    CHECK_HAS(convjit_errmsg(), "launches[1].args[3]: dims[1]: 8589672448 is not between 1 and 4294967296");
+}
+
 static void test_candidates(fake *f)
 {
     convjit_plan *plan = create(f, 2, 20, 11), *named = NULL;
@@ -308,7 +350,7 @@ static void test_many(fake *f)
     CHECK_INT(wrong, 0);
     for (int i = 0; i < MANY; i++)
         convjit_plan_destroy(plans[i]);
-    CHECK_INT(f->loads, 3); /* one for each of the three kernels that f has used */
+    CHECK_INT(f->loads, 4); /* one for each of the four kernels that f has used */
 }
 
 /* ---- Many threads ---- */
@@ -407,6 +449,7 @@ int main(void)
     test_create(&f);
     test_launch(&f);
     test_bad_launch(&f);
+    test_maps(&f);
     test_two_launches(&f);
     test_candidates(&f);
     test_limits(&f);

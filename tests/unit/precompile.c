@@ -37,18 +37,20 @@ static void make_problems(convjit_problem *problems, int n)
     }
 }
 
-/* Files of a directory that are entries; all of them valid. */
-static size_t count_entries(const char *dir)
+/* Kernels of a directory, or selections; all of them valid. */
+static size_t count(const char *dir, bool selections)
 {
     convjit *cj = open_context(dir, NULL);
     cj_cache_entry *e = NULL;
-    size_t n = 0;
+    size_t n = 0, counted = 0;
     CHECK_OK(cj_cache_list(cj_context_cache(cj), &e, &n));
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n; i++) {
         CHECK_INT(e[i].status, CONVJIT_OK);
+        counted += e[i].selection == selections;
+    }
     cj_cache_list_free(e, n);
     convjit_close(cj);
-    return n;
+    return counted;
 }
 
 /* ---- What the progress callback saw ---- */
@@ -105,7 +107,8 @@ static void test_fill_and_find(void)
     CHECK_INT(s.calls, MANY);
     CHECK_INT(s.origins[CONVJIT_COMPILED], MANY);
     CHECK(!s.wrong);
-    CHECK_INT(count_entries(dir), MANY);
+    CHECK_INT(count(dir, false), MANY);
+    CHECK_INT(count(dir, true), MANY);
     o = watched(&s, problems, 3); /* again, in the same process */
     CHECK_OK(convjit_precompile(cj, problems, MANY, NULL, &o, &compiled));
     CHECK_INT(compiled, 0);
@@ -144,7 +147,7 @@ static void test_one_kernel_for_all_sizes(void)
     CHECK_OK(convjit_precompile(cj, problems, 1, NULL, NULL, NULL));
     CHECK_OK(cj_cache_list(cj_context_cache(cj), &e, &n));
     convjit_close(cj);
-    if (n != 1)
+    if (n != 2) /* a kernel and its selection */
         exit(EXIT_FAILURE);
     cj = open_context(in_scratch("sizes-again"), NULL);
     setenv("FAKE_NVRTC_MS", "100", 1);
@@ -159,7 +162,8 @@ static void test_one_kernel_for_all_sizes(void)
     CHECK_INT(s.origins[CONVJIT_COMPILED], 1);
     CHECK_INT(s.origins[CONVJIT_FROM_MEMORY], MANY - 1);
     CHECK(!s.wrong);
-    CHECK_INT(count_entries(in_scratch("sizes-again")), 1);
+    CHECK_INT(count(in_scratch("sizes-again"), false), 1);
+    CHECK_INT(count(in_scratch("sizes-again"), true), MANY); /* each size has its own */
     cj_cache_list_free(e, n);
     convjit_close(cj);
 }
@@ -208,7 +212,8 @@ static void test_failures(void)
     CHECK_INT(s.status[6], CONVJIT_INVALID);
     CHECK_HAS(s.message[2], "groups");
     CHECK_HAS(s.message[6], "stride");
-    CHECK_INT(count_entries(in_scratch("failures")), MANY - 2);
+    CHECK_INT(count(in_scratch("failures"), false), MANY - 2);
+    CHECK_INT(count(in_scratch("failures"), true), MANY - 2);
     make_problems(problems, MANY);
     for (int i = 0; i < MANY; i++)
         problems[i].c = 2;
@@ -242,10 +247,10 @@ static void test_kept(void)
     make_problems(problems, MANY);
     CHECK_OK(convjit_precompile(cj, problems, MANY, NULL, NULL, NULL));
     CHECK_OK(cj_cache_clear(cj_context_cache(cj), &removed));
-    CHECK_INT(removed, MANY);
+    CHECK_INT(removed, 2 * MANY);
     CHECK_OK(convjit_precompile(cj, problems, MANY, NULL, NULL, &compiled)); /* in memory, and now on disk again */
     CHECK_INT(compiled, 0);
-    CHECK_INT(count_entries(in_scratch("kept")), MANY);
+    CHECK_INT(count(in_scratch("kept"), false), MANY);
     convjit_close(cj);
     config.nvrtc = fake_path("libnvrtc.so");
     config.cache_dir = in_scratch("kept-copy");
@@ -253,7 +258,7 @@ static void test_kept(void)
     CHECK_OK(convjit_open(&cj, &config));
     CHECK_OK(convjit_precompile(cj, problems, MANY, NULL, NULL, &compiled)); /* from a read-only directory */
     CHECK_INT(compiled, 0);
-    CHECK_INT(count_entries(in_scratch("kept-copy")), MANY);
+    CHECK_INT(count(in_scratch("kept-copy"), false), MANY);
     convjit_close(cj);
 }
 
@@ -304,9 +309,9 @@ static void check_arch(const char *configured, const char *given, const char *ex
     CHECK_OK(convjit_open(&cj, &config));
     CHECK_OK(convjit_precompile(cj, &p, 1, given, NULL, NULL));
     CHECK_OK(cj_cache_list(cj_context_cache(cj), &e, &n));
-    CHECK_INT(n, 1);
-    if (n == 1)
-        CHECK_STR(e[0].arch, expected);
+    CHECK_INT(n, 2);
+    for (size_t i = 0; i < n; i++)
+        CHECK_STR(e[i].arch, expected);
     cj_cache_list_free(e, n);
     convjit_close(cj);
 }

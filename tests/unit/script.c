@@ -121,6 +121,11 @@ static void test_generate(void)
     CHECK_FAILS(cj_script_generate(s, &p, "sm_90a", 0, "nonsense", &again, NULL), CONVJIT_INVALID, "nonsense");
     CHECK_FAILS(cj_script_generate(s, &p, "sm_1", 0, NULL, &again, NULL), CONVJIT_INVALID, "sm_1");
     CHECK(cj_script_knows_arch(s, "sm_80") && !cj_script_knows_arch(s, "sm_1"));
+    int sms = 0;
+    CHECK_OK(cj_script_usual_sms(s, "sm_80", &sms));
+    CHECK_INT(sms, 108);
+    CHECK_FAILS(cj_script_usual_sms(s, "sm_1", &sms), CONVJIT_INVALID, "unknown architecture 'sm_1'");
+    CHECK_INT(sms, 108);
     for (size_t i = 0; i < n; i++)
         free(specs[i]);
     free(specs);
@@ -155,7 +160,14 @@ static const char VALID[] =
     "  requires = { { expr = 'W > 0', why = 'because' } }, launches = { { entry = 'k', grid = { 'P', 'Q', '1' },\n"
     "  block = { 32, 1, 1 }, smem = '0', args = { { kind = 'output' }, { kind = 'i32', expr = 'H' } } } },\n"
     "  candidates = { { schedule = 'direct:a=1', predicted_us = 1.5, why = 'fast' } },\n"
-    "  refused = { { schedule = 'other', why = 'slow' } } }\n";
+    "  refused = { { schedule = 'other', why = 'slow' } } }\n"
+    "local function map()\n"
+    "  local m = { kind = 'tensor_map', tensor = 'output', element = 'f16', dims = { '64', 'W' }, strides = { '128' },\n"
+    "    box = { 64, 8 }, swizzle = 128 }\n"
+    "  local args = r.launches[1].args\n"
+    "  if args[1].kind == 'output' then args[1] = m end\n"
+    "  return args[1]\n"
+    "end\n";
 
 /* Generates with an init.lua that changes a valid result by `change`. */
 static convjit_status generate_changed(const char *change)
@@ -210,6 +222,21 @@ static void test_contract(void)
         {"r.launches[1].args[2].expr = nil", "result: launches[1].args[2].expr is missing"},
         {"r.launches[1].args[1].expr = '0'", "result: launches[1].args[1].expr is given for a tensor"},
         {"r.launches[1].args[1].x = '0'", "result: launches[1].args[1] has an unknown field 'x'"},
+        {"r.launches[1].cluster = { 2, 1 }", "result: launches[1].cluster has 2 elements, expected 3 to 3"},
+        {"r.launches[1].cluster = { 2, 1, 8 }", "cluster: 2*1*8 blocks are above the limit 8"},
+        {"map().tensor = 'i32'", "args[1].tensor is 'i32', which is no tensor and not the workspace"},
+        {"map().tensor = nil", "args[1].tensor is missing"},
+        {"map().element = 'f64'", "args[1].element is 'f64', which is no element of a tensor map"},
+        {"map().dims = {}", "args[1].dims has 0 elements, expected 1 to 5"},
+        {"map().dims[1] = 7", "args[1].dims[1] is a number, expected a string"},
+        {"map().strides = {}", "args[1].strides has 0 elements, expected 1 to 1"},
+        {"map().box = { 64 }", "args[1].box has 1 elements, expected 2 to 2"},
+        {"map().box[1] = '64'", "args[1].box[1] is a string, expected a number"},
+        {"map().element_strides = { 1 }", "args[1].element_strides has 1 elements, expected 2 to 2"},
+        {"map().swizzle = '128'", "args[1].swizzle is a string, expected a number"},
+        {"map().swizzle = 16", "tensor_map: swizzle: 16 is none of 0, 32, 64, 128"},
+        {"map().expr = '0'", "args[1] has an unknown field 'expr'"},
+        {"map(); r.align = 8", "align: 8 is below 16"},
         {"r.candidates = {}", "result: candidates has 0 elements"},
         {"r.candidates[1].predicted_us = 0/0", "result: candidates[1].predicted_us is no time"},
         {"r.candidates[1].predicted_us = nil", "result: candidates[1].predicted_us is missing"},
@@ -218,6 +245,9 @@ static void test_contract(void)
         {"r.refused[1].schedule = false", "result: refused[1].schedule is a boolean"},
     };
     CHECK_OK(generate_changed(""));
+    CHECK_OK(generate_changed("r.launches[1].cluster = { 2, 2, 2 }"));
+    CHECK_OK(generate_changed("map()"));
+    CHECK_OK(generate_changed("map().offset, map().element_strides, map().swizzle = 'N', { 1, 2 }, 0"));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         CHECK_FAILS(generate_changed(cases[i].change), CONVJIT_GENERATE, cases[i].message);
 }
