@@ -653,9 +653,14 @@ static convjit_status encode(cj_device *base, const cj_tensor_map *map, void *me
         box[i] = (unsigned)map->box[i] * element_strides[i];
     }
     int swizzle = map->swizzle == 128 ? 3 : map->swizzle / 32; /* CU_TENSOR_MAP_SWIZZLE_: none, 32B, 64B, 128B */
-    return CALL(d, TensorMapEncodeTiled, out, types[map->element], (unsigned)map->rank, memory, dims, strides, box,
-                element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    bool pushed;
+    status = enter_any(d, &pushed); /* the driver wants a current context for it */
+    if (status != CONVJIT_OK)
+        return status;
+    status = CALL(d, TensorMapEncodeTiled, out, types[map->element], (unsigned)map->rank, memory, dims, strides, box,
+                  element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return leave(d, pushed, status);
 }
 
 /* ---- memory ---- */

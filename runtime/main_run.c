@@ -20,6 +20,7 @@ static const char run_help[] =
     "  --time                measure device time: the median of many launches, on a GPU with the L2 cache flushed before each\n"
     "  --seed N              of the data and the sample (default: 1)\n"
     "  --json                one JSON object a problem, on one line\n"
+    "  --trace               on the emulated device, say which thread waits for what, and who completes it (on stderr)\n"
     "  --force               also run what would take the emulated device very long\n"
     "  -h, --help            print this\n";
 
@@ -89,7 +90,8 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         { "arch", required_argument, NULL, 'a' },     { "schedule", required_argument, NULL, 's' },
         { "check", optional_argument, NULL, 'c' },    { "time", no_argument, NULL, 't' },
         { "seed", required_argument, NULL, 'r' },     { "json", no_argument, NULL, 'j' },
-        { "force", no_argument, NULL, 'f' },          { "help", no_argument, NULL, 'h' },
+        { "force", no_argument, NULL, 'f' },          { "trace", no_argument, NULL, 'T' },
+        { "help", no_argument, NULL, 'h' },
         { 0 },
     };
     *o = (run_options){ .seed = 1 };
@@ -104,6 +106,7 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         case 't': o->time = true; break;
         case 'j': o->json = true; break;
         case 'f': o->force = true; break;
+        case 'T': setenv("CONVJIT_EMU_TRACE", "1", 1); break;
         case 'r':
             ok = parse_count(optarg, UINT64_MAX, &o->seed);
             if (!ok)

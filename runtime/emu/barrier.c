@@ -115,7 +115,7 @@ static bool arrive_named(cj_worker *w, cj_named *barrier, unsigned threads)
         barrier->threads = threads;
         barrier->first = (uint16_t)t->id;
         barrier->line = t->line;
-        memset(barrier->clocks.known, 0, sizeof barrier->clocks.known);
+        barrier->clocks.epoch = 0; /* what the last ones knew is not these ones' */
     }
     cj_release(w, t, &barrier->clocks);
     return ++barrier->arrived == threads;

@@ -181,14 +181,29 @@ void cj_fail_on_lines(cj_worker *w, unsigned line, unsigned other_line)
 
 /* ---- Waiting ---- */
 
+static void trace_wait(const cj_worker *w, cj_thread_state state)
+{
+    const cj_thread *t = w->current;
+    char of[320] = "", phase[256];
+    if (!w->run->trace || state == CJ_AT_TRY)
+        return;
+    if (state == CJ_AT_MBARRIER) {
+        cj_mbarrier_state(t->barrier, phase);
+        snprintf(of, sizeof of, " for parity %u, in %s", t->parity, phase);
+    } else if (state == CJ_AT_NAMED) {
+        snprintf(of, sizeof of, " at barrier %u, where %u of %u threads are",
+                 (unsigned)(t->named - w->blocks[t->rank].named), t->named->arrived, t->named->threads);
+    }
+    cj_trace(w, "waits in %s on line %u%s", t->what, t->line, of);
+}
+
 void cj_wait(cj_worker *w, cj_thread_state state)
 {
     cj_thread *t = w->current;
     w->states[t->id] = (uint8_t)state;
     w->events += state != CJ_AT_TRY;
     w->primitive = NULL;
-    if (state != CJ_AT_TRY)
-        cj_trace(w, "waits in %s on line %u", t->what, t->line);
+    trace_wait(w, state);
     cj_fibre_switch(&t->fibre, &w->scheduler);
     if (state != CJ_AT_TRY)
         cj_trace(w, "goes on behind %s on line %u", t->what, t->line);

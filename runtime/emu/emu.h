@@ -145,6 +145,8 @@ typedef struct cj_run {
  * accesses are ordered before his own. shown[who]: likewise, of what who has shown to the async proxy. */
 typedef struct cj_clocks {
     uint32_t epoch;    /* in another one, nothing is known */
+    uint64_t version;  /* vectors of one version are alike (0: never used) */
+    uint64_t contains; /* all that a vector of this version knows is known here, too */
     uint64_t known[5]; /* a bit for each group of 32 */
     uint32_t *seen, *shown;
 } cj_clocks;
@@ -268,6 +270,9 @@ typedef struct cj_worker {
     unsigned n_clocks;   /* of a vector */
     uint32_t epoch, first_epoch; /* of now; at the start of this cluster: older writes are of others */
     bool mixed;          /* block barriers are not the only order between warps */
+    uint64_t version, nothing; /* of the vector that was changed last; of those that know nothing in this epoch */
+    struct { uint64_t before, joined; const cj_clocks *result; uint64_t after; } latest_join; /* of a thread's, in cj_acquire */
+    struct { uint64_t before, after; unsigned agent; uint32_t clock; } latest_sight; /* likewise, in cj_observe */
     struct { uint32_t epoch, clock, older; } *agents; /* the last of an agent's clocks that anybody saw; before that epoch */
     /* shared memory */
     unsigned char *shared; /* of all blocks, CJ_EMU_SHARED_STRIDE apart; so are: */
@@ -332,7 +337,10 @@ void cj_explain_deadlock(cj_worker *w);
 
 /* ---- order.c ---- */
 
-/* Makes the worker's vectors long and many enough for the run's clusters; false if there is no memory. */
+/* Vectors are joined at every barrier, and mostly are alike: threads that waited for the same knew the same before, and know
+ * the same now. Versions tell, so that one join and many copies do.
+ *
+ * Makes the worker's vectors long and many enough for the run's clusters; false if there is no memory. */
 bool cj_order_reserve(cj_worker *w, const cj_run *run);
 /* Forgets everything: at the start of a cluster. */
 void cj_order_begin(cj_worker *w);
@@ -344,7 +352,6 @@ void cj_release(cj_worker *w, cj_thread *t, cj_clocks *to);
 void cj_release_until(cj_worker *w, const cj_thread *t, uint32_t clock, cj_clocks *to);
 /* What is known to `from` is now known to the thread. */
 void cj_acquire(cj_worker *w, cj_thread *t, const cj_clocks *from);
-void cj_clocks_join(const cj_worker *w, cj_clocks *to, const cj_clocks *from);
 void cj_clocks_copy(const cj_worker *w, cj_clocks *to, const cj_clocks *from);
 /* Everything that any of the lanes did is ordered before what any of them does next. */
 void cj_order_lanes(cj_worker *w, cj_thread *lanes, unsigned mask);
@@ -352,6 +359,8 @@ void cj_order_lanes(cj_worker *w, cj_thread *lanes, unsigned mask);
 void cj_order_block(cj_worker *w, unsigned rank);
 /* The thread has seen an agent's clock. */
 void cj_observe(cj_worker *w, cj_thread *t, unsigned agent, uint32_t clock);
+/* Whoever acquires the vector has seen it. */
+void cj_know(cj_worker *w, cj_clocks *c, unsigned agent, uint32_t clock);
 /* fence.proxy.async by the current thread. */
 void cj_show(cj_worker *w);
 /* Whether that write has been shown to the async proxy, as far as the thread knows. */

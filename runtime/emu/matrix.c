@@ -134,7 +134,7 @@ static void check_row(cj_worker *w, const char *name)
     size_t offset = cj_shared_range(w, fragment_of(w->current)->row, 16, 16, "row");
     if (offset / CJ_EMU_SHARED_STRIDE == w->current->rank)
         return;
-    cj_worker_fault(w, "row is in the shared memory of another block%s", "");
+    cj_worker_fault(w, "row is in the shared memory of another block");
     cj_worker_abandon(w);
 }
 

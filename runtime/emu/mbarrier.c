@@ -178,6 +178,7 @@ static void complete_if_all_came(cj_worker *w, cj_mbarrier *b)
         return;
     b->phase++;
     b->missing = b->count;
+    cj_know(w, &b->arriving, b->agent, b->phase);
     cj_clocks_copy(w, &b->complete, &b->arriving);
     cj_trace(w, "completes phase %" PRIu32 " of the mbarrier at offset %u", b->phase - b->first_phase - 1, b->offset);
     for (unsigned i = 0; i < w->n_ids; i++)

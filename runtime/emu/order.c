@@ -23,9 +23,17 @@ bool cj_order_reserve(cj_worker *w, const cj_run *run)
     return w->clocks != NULL;
 }
 
+static void begin_epoch(cj_worker *w)
+{
+    w->epoch++;
+    w->nothing = ++w->version;
+}
+
 void cj_order_begin(cj_worker *w)
 {
-    w->first_epoch = ++w->epoch;
+    begin_epoch(w);
+    w->first_epoch = w->epoch;
+    w->latest_join.before = w->latest_sight.before = 0;
     w->clocks_used = 0;
     w->mixed = w->run->n_ranks > 1;
     memset(w->agents + w->n_ids, 0, (w->n_clocks - w->n_ids) * sizeof *w->agents);
@@ -49,6 +57,7 @@ static void refresh(const cj_worker *w, cj_clocks *c)
     if (c->epoch == w->epoch)
         return;
     c->epoch = w->epoch;
+    c->version = c->contains = w->nothing;
     memset(c->known, 0, sizeof c->known);
 }
 
@@ -62,16 +71,26 @@ static void learn_group(cj_clocks *c, unsigned group)
     memset(c->shown + GROUP * group, 0, GROUP * sizeof *c->shown);
 }
 
+typedef int32_t quad __attribute__((vector_size(16), may_alias, aligned(4))); /* clocks are far below 2^31 */
+
 static void take_later(uint32_t *to, const uint32_t *from)
 {
-    for (int i = 0; i < GROUP; i++)
-        to[i] = from[i] > to[i] ? from[i] : to[i];
+    quad *a = (quad *)(void *)to;
+    const quad *b = (const quad *)(const void *)from;
+    for (unsigned i = 0; i < GROUP * sizeof *to / sizeof *a; i++) {
+        quad later = b[i] > a[i];
+        a[i] = (b[i] & later) | (a[i] & ~later);
+    }
 }
 
-void cj_clocks_join(const cj_worker *w, cj_clocks *to, const cj_clocks *from)
+static void join(cj_worker *w, cj_clocks *to, const cj_clocks *from)
 {
     refresh(w, to);
-    for (unsigned i = 0; from->epoch == w->epoch && i < sizeof from->known / sizeof *from->known; i++)
+    if (from->epoch != w->epoch || from->version == to->contains || from->version == to->version)
+        return;
+    to->contains = from->version;
+    to->version = ++w->version;
+    for (unsigned i = 0; i < sizeof from->known / sizeof *from->known; i++)
         for (uint64_t left = from->known[i]; left; left &= left - 1) {
             unsigned group = 64 * i + (unsigned)__builtin_ctzll(left);
             learn_group(to, group);
@@ -83,6 +102,8 @@ void cj_clocks_join(const cj_worker *w, cj_clocks *to, const cj_clocks *from)
 void cj_clocks_copy(const cj_worker *w, cj_clocks *to, const cj_clocks *from)
 {
     to->epoch = from->epoch;
+    to->version = from->version;
+    to->contains = from->contains;
     memcpy(to->known, from->known, sizeof to->known);
     for (unsigned i = 0; from->epoch == w->epoch && i < sizeof from->known / sizeof *from->known; i++)
         for (uint64_t left = from->known[i]; left; left &= left - 1) {
@@ -93,10 +114,11 @@ void cj_clocks_copy(const cj_worker *w, cj_clocks *to, const cj_clocks *from)
 }
 
 /* The thread's own entry, which its vector has no need of. */
-static void add_own(const cj_worker *w, const cj_thread *t, cj_clocks *to)
+static void add_own(cj_worker *w, const cj_thread *t, cj_clocks *to)
 {
     refresh(w, to);
     learn_group(to, t->id / GROUP);
+    to->version = ++w->version;
     to->seen[t->id] = t->clock;
     if (t->fence.epoch == w->epoch)
         to->shown[t->id] = t->fence.clock;
@@ -104,7 +126,7 @@ static void add_own(const cj_worker *w, const cj_thread *t, cj_clocks *to)
 
 void cj_release(cj_worker *w, cj_thread *t, cj_clocks *to)
 {
-    cj_clocks_join(w, to, &t->clocks);
+    join(w, to, &t->clocks);
     add_own(w, t, to);
     t->clock++;
 }
@@ -115,11 +137,28 @@ void cj_release_until(cj_worker *w, const cj_thread *t, uint32_t clock, cj_clock
     learn_group(to, t->id / GROUP);
     if (clock > to->seen[t->id])
         to->seen[t->id] = clock;
+    to->version = ++w->version;
 }
 
 void cj_acquire(cj_worker *w, cj_thread *t, const cj_clocks *from)
 {
-    cj_clocks_join(w, &t->clocks, from);
+    cj_clocks *mine = &t->clocks;
+    refresh(w, mine);
+    if (from->epoch != w->epoch || mine->version == from->version)
+        return;
+    bool repeated = w->latest_join.before == mine->version && w->latest_join.joined == from->version &&
+                    w->latest_join.result->version == w->latest_join.after;
+    if (from->contains == mine->version) {
+        cj_clocks_copy(w, mine, from);
+    } else if (repeated) {
+        cj_clocks_copy(w, mine, w->latest_join.result);
+    } else {
+        w->latest_join.before = mine->version;
+        join(w, mine, from);
+        w->latest_join.joined = from->version;
+        w->latest_join.result = mine;
+        w->latest_join.after = mine->version;
+    }
 }
 
 /* One vector serves for all of them, and is then copied. */
@@ -133,8 +172,9 @@ static void order_threads(cj_worker *w, cj_thread *threads, unsigned n, unsigned
         if (!all) {
             all = &t->clocks;
             refresh(w, all);
+            all->contains = all->version;
         } else {
-            cj_clocks_join(w, all, &t->clocks);
+            join(w, all, &t->clocks);
         }
         add_own(w, t, all);
         t->clock++;
@@ -152,7 +192,7 @@ void cj_order_lanes(cj_worker *w, cj_thread *lanes, unsigned mask)
 void cj_order_block(cj_worker *w, unsigned rank)
 {
     if (w->run->n_ranks == 1)
-        w->epoch++;
+        begin_epoch(w);
     else
         order_threads(w, &w->threads[rank * w->run->row], w->run->n_threads, ~0u);
 }
@@ -167,8 +207,25 @@ void cj_observe(cj_worker *w, cj_thread *t, unsigned agent, uint32_t clock)
         w->agents[agent].clock = clock;
     refresh(w, &t->clocks);
     learn_group(&t->clocks, agent / GROUP);
-    if (clock > t->clocks.seen[agent])
-        t->clocks.seen[agent] = clock;
+    if (clock <= t->clocks.seen[agent])
+        return;
+    t->clocks.seen[agent] = clock;
+    bool repeated = w->latest_sight.before == t->clocks.version && w->latest_sight.agent == agent && w->latest_sight.clock == clock;
+    if (!repeated) {
+        w->latest_sight.before = t->clocks.version;
+        w->latest_sight.agent = agent;
+        w->latest_sight.clock = clock;
+        w->latest_sight.after = ++w->version;
+    }
+    t->clocks.version = w->latest_sight.after;
+}
+
+void cj_know(cj_worker *w, cj_clocks *c, unsigned agent, uint32_t clock)
+{
+    refresh(w, c);
+    learn_group(c, agent / GROUP);
+    c->seen[agent] = clock;
+    c->version = ++w->version;
 }
 
 void cj_show(cj_worker *w)

@@ -64,7 +64,7 @@ void *cj_warpgroup_memory(cj_worker *w, void *before, size_t bytes)
     void *memory = realloc(before, bytes);
     if (memory)
         return memory;
-    cj_worker_fault(w, "the host has no memory for the registers of a warpgroup%s", "");
+    cj_worker_fault(w, "the host has no memory for the registers of a warpgroup");
     cj_worker_abandon(w);
 }
 
@@ -107,7 +107,7 @@ static void check_registers(cj_worker *w, const cj_warpgroup *g, const cj_emu_wa
     if (n < MIN_REGISTERS || n > MAX_REGISTERS || n % 8 != 0)
         cj_worker_fault(w, "%u is no multiple of 8 from %d to %d", n, MIN_REGISTERS, MAX_REGISTERS);
     else if (!g->registers)
-        cj_worker_fault(w, "the kernel has no __launch_bounds__, which say how many registers a thread has at first%s", "");
+        cj_worker_fault(w, "the kernel has no __launch_bounds__, which say how many registers a thread has at first");
     else if (call->op == CJ_EMU_REGISTERS_INCREASE ? n < g->registers : n > g->registers)
         cj_worker_fault(w, "to %u registers, and a thread of this warpgroup has %u", n, g->registers);
     else

@@ -383,7 +383,7 @@ void cj_wgmma_fence(cj_worker *w, cj_warpgroup *g)
 static void check_issue(cj_worker *w, cj_warpgroup *g, const cj_emu_warpgroup_call *call)
 {
     if (!g->fenced) {
-        cj_worker_fault(w, "no wgmma_fence before the first wgmma of this warpgroup%s", "");
+        cj_worker_fault(w, "no wgmma_fence before the first wgmma of this warpgroup");
         cj_worker_abandon(w);
     }
     check_flights(w, g);

@@ -33,6 +33,8 @@ printf '%s\n\nn1c3\nfrob\n' $small >"$work/manifest"
 expect 1 "$convjit" run --manifest "$work/manifest" --device emu; err 'manifest:3: '; err 'manifest:4: '; none_out
 expect 1 "$convjit" run --manifest "$work/none"; err 'none: No such file'; none_out
 
+# Who waits for what
+expect 0 "$convjit" run $small --device emu --trace; err 'convjit,v1,trace,block \(0,0,0\), thread \([0-9]*,0,0\): waits in __syncthreads on line'
 # Refusals
 expect 2 "$convjit" run; err 'no problem'; none_out
 expect 2 "$convjit" run $small --device tpu; err 'auto, gpu or emu'; none_out

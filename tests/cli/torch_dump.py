@@ -348,6 +348,7 @@ class FakeLaunch(ctypes.Structure):
         ("entry", ctypes.c_char * 256),
         ("grid", ctypes.c_uint * 3),
         ("block", ctypes.c_uint * 3),
+        ("cluster", ctypes.c_uint * 3),
         ("smem", ctypes.c_uint),
         ("stream", ctypes.c_void_p),
         ("context", ctypes.c_void_p),

@@ -1,7 +1,7 @@
 // cluster_multicast.cu: a matrix product by clusters of two blocks, which load halves of a tile for both.
 //= convjit-kernel 1
 //= name cluster_multicast
-//= tuple c56k12r1s1_nhwc
+//= tuple c72k12r1s1_nhwc
 //= arch sm_90a
 //= schedule cluster_multicast
 //= why written by hand
@@ -21,21 +21,21 @@
 //= arg tensor_map input
 //= map_element f32
 //= map_offset 0
-//= map_dim 56
+//= map_dim 72
 //= map_box 16
 //= map_every 1
 //= map_dim N * P * Q
-//= map_stride 224
+//= map_stride 288
 //= map_box 8
 //= map_every 1
 //= arg tensor_map weights
 //= map_element f32
 //= map_offset 0
-//= map_dim 56
+//= map_dim 72
 //= map_box 16
 //= map_every 1
 //= map_dim 12
-//= map_stride 224
+//= map_stride 288
 //= map_box 8
 //= map_every 1
 //= arg output
@@ -43,7 +43,7 @@
 //= end
 //= sizes n1h1w1 n1h4w4 n1h5w5 n2h5w7
 
-constexpr int C = 56, K = 12;                      // channels, filters
+constexpr int C = 72, K = 12;                      // channels, filters
 constexpr int DEPTH = 16;                          // channels of a stage
 constexpr int TILE_M = 16, TILE_N = 8;             // pixels of a cluster, filters of each of its two blocks
 constexpr int STAGES = 2, STAGE = (TILE_M + TILE_N) * DEPTH;   // floats

@@ -1,7 +1,7 @@
 // tma_pipeline.cu: a matrix product of tiles that one warp loads by tensor copies, with mbarriers, and two others use up.
 //= convjit-kernel 1
 //= name tma_pipeline
-//= tuple c56k12r1s1_nhwc
+//= tuple c72k12r1s1_nhwc
 //= arch sm_90a
 //= schedule tma_pipeline
 //= why written by hand
@@ -19,22 +19,22 @@
 //= map_element f32
 //= map_swizzle 64
 //= map_offset 0
-//= map_dim 56
+//= map_dim 72
 //= map_box 16
 //= map_every 1
 //= map_dim N * P * Q
-//= map_stride 224
+//= map_stride 288
 //= map_box 16
 //= map_every 1
 //= arg tensor_map weights
 //= map_element f32
 //= map_swizzle 64
 //= map_offset 0
-//= map_dim 56
+//= map_dim 72
 //= map_box 16
 //= map_every 1
 //= map_dim 12
-//= map_stride 224
+//= map_stride 288
 //= map_box 8
 //= map_every 1
 //= arg tensor_map output
@@ -50,7 +50,7 @@
 //= end
 //= sizes n1h1w1 n1h4w4 n1h5w5 n2h5w7
 
-constexpr int C = 56;                              // channels
+constexpr int C = 72;                              // channels
 constexpr int DEPTH = 16;                          // channels of a stage: rows of 64 bytes, swizzled
 constexpr int TILE_M = 16, TILE_N = 8;             // pixels and filters of a block
 constexpr int STAGES = 2, STAGE = (TILE_M + TILE_N) * DEPTH;   // floats
