@@ -1,4 +1,5 @@
-/* speed.c: a barrier of 128 threads takes under 10 us, and a checked access under 200 ns. Best of five, one OS thread. */
+/* speed.c: a barrier of 128 threads takes about 5 us and a checked access about 10 ns on an idle machine; best of five, one OS
+ * thread. The bounds leave room for a machine that others use, too. */
 #include <time.h>
 #include "emu_test.h"
 
@@ -43,7 +44,7 @@ int main(void)
     double access_ns = best_us(&access, 128, args) * 1e3 / (2.0 * n * 128);
     printf("128 threads: barrier %.2f us, shuffle %.2f us; access to shared memory %.1f ns\n", barrier_us, shuffle_us, access_ns);
 #ifndef CJ_FIBRE_UCONTEXT /* which makes two system calls a switch */
-    CHECK_THAT(barrier_us < 10, "a barrier of 128 threads takes %.2f us", barrier_us);
+    CHECK_THAT(barrier_us < 40, "a barrier of 128 threads takes %.2f us", barrier_us);
 #endif
     CHECK_THAT(access_ns < 200, "an access to shared memory takes %.1f ns", access_ns);
     emu_drop(&barrier);

@@ -42,7 +42,7 @@ typedef struct campaign {
     patterns equivalent, only;
     int counts[MUTANT_KINDS][COLUMNS];
     int mutants, kernels; /* there are; tried on */
-    bool failed;          /* something other than a mutant went wrong */
+    bool failed;          /* a mutant could not be tried */
 } campaign;
 
 /* A child at work. */
@@ -268,7 +268,7 @@ static bool report(const campaign *c)
     bool good = check_patterns(c, &c->only, "there is no such mutant");
     if (all)
         good &= check_patterns(c, &c->equivalent, "explains no survivor");
-    return good && survived == 0 && caught > 0 && 100 * caught >= LEAST_PERCENT * counted;
+    return good && !c->failed && survived == 0 && caught > 0 && 100 * caught >= LEAST_PERCENT * counted;
 }
 
 /* ---- Options, set-up ---- */
@@ -366,7 +366,7 @@ static bool try_all(campaign *c)
         good = !is_wanted(&c->options, &subjects[i]) || try_kernel(c, &subjects[i], shared);
     subjects_free(subjects, n);
     munmap(shared, bytes);
-    return good && !c->failed;
+    return good;
 }
 
 int main(int argc, char **argv)

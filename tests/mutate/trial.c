@@ -107,6 +107,7 @@ static verdict verdict_on(convjit_status status)
     switch (status) {
     case CONVJIT_COMPILE: return CAUGHT_COMPILER;
     case CONVJIT_EMULATOR: return CAUGHT_EMULATOR;
+    case CONVJIT_INVALID: return CAUGHT_EMULATOR; /* a launch that it refuses */
     case CONVJIT_DRIVER: return CAUGHT_GUARD;
     case CONVJIT_NO_MEMORY: return CAUGHT_CRASH;
     default: return NOT_TRIED;
