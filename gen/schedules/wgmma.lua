@@ -27,11 +27,17 @@ wgmma.parameters = {
 }
 
 local INT_MAX <const> = 2147483647
+-- Three TF32 products leave up to 3 * 2^-22 of each product out (the product of the rests, and what the rests lose themselves).
+-- An FP32 FMA loop over this many products may err as much; over fewer it is more exact, and strict f32 promises no less.
+local SHORTEST_EXACT_SUM <const> = 32
 local CONSUMERS <const> = 2
 local MOST_ACCUMULATORS <const> = 128   -- registers of a consumer thread
 
 function wgmma.applies(p, t)
     if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
+    if p.math == "f32" and p.c * p.r * p.s < SHORTEST_EXACT_SUM then
+        return false, string.format("a sum of %d products is more exact by FMA", p.c * p.r * p.s)
+    end
     if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
     return true
 end
