@@ -63,12 +63,14 @@ function problem.smallest(p)
     return string.format("n1c%dh%dw%dk%dr%ds%d", p.c, h, w, p.k, p.r, p.s) .. fields(p)
 end
 
+local INT_MAX <const> = 2147483647
+
 local function output(size, before, after, dilation, taps, stride)
     return (size + before + after - dilation * (taps - 1) - 1) // stride + 1
 end
 
 -- The problem with its derived fields: p and q (output height and width), cg and kg (channels and filters of one group),
--- bytes (of an element).
+-- bytes (of an element), wide (an image of x or y has 2^31 elements or more).
 function problem.of(given)
     for _, name in ipairs { "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "dil_h", "dil_w", "groups" } do
         if math.type(given[name]) ~= "integer" or given[name] < 1 then
@@ -91,6 +93,7 @@ function problem.of(given)
         bytes = (given.math == "f32" or given.math == "tf32") and 4 or 2,
     })
     if p.p < 1 or p.q < 1 then refuse("the filter is larger than the padded input") end
+    p.wide = p.c * p.h * p.w > INT_MAX or p.k * p.p * p.q > INT_MAX
     return strict.seal(p, "problem")
 end
 

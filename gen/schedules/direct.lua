@@ -109,10 +109,6 @@ local function can_flatten(p)
            p.pad_top + p.pad_left + p.pad_bottom + p.pad_right == 0
 end
 
-local function wide_needed(p)
-    return p.c * p.h * p.w > INT_MAX or p.k * p.p * p.q > INT_MAX
-end
-
 function direct.check(p, t, s)
     local d = shape(p, s)
     if d.threads > 1024 then return string.format("lq*lk*tp = %d threads; at most 1024", d.threads) end
@@ -136,7 +132,7 @@ function direct.check(p, t, s)
         return string.format("%d bytes of shared memory; at most %d", d.smem, min(STATIC_SMEM, t.smem_block))
     end
     if s.flat == 1 and not can_flatten(p) then return "flat=1 is for 1x1 filters without stride and padding" end
-    if s.wide == 0 and wide_needed(p) then return "an image of 2^31 elements or more needs wide=1" end
+    if s.wide == 0 and p.wide then return "an image of 2^31 elements or more needs wide=1" end
     if occupancy(t, d.threads, d.registers, d.smem) < 1 then return "the registers of a block do not fit" end
 end
 
@@ -182,7 +178,7 @@ function direct.candidates(p, t)
     local q, rows = p.q, p.p
     local flat = can_flatten(p) and p.p * p.q <= MOST_PIXELS and 1 or 0
     if flat == 1 then q, rows = p.p * p.q, 1 end
-    local wide = wide_needed(p) and 1 or 0
+    local wide = p.wide and 1 or 0
     local function add(s)
         list[#list + 1] = s
         if s.stage == 0 then return end

@@ -114,7 +114,7 @@ function wgmma.check(p, t, s)
     end
     if d.weight_stages < 2 then return string.format("a patch of %d bytes leaves no room for weights", d.patch_bytes) end
     if d.patch_w * s.cb > 0x3fff * 16 then return "a patch line is longer than a descriptor's stride" end
-    if s.wide == 0 and (p.c * p.h * p.w > INT_MAX or p.k * p.p * p.q > INT_MAX) then
+    if s.wide == 0 and p.wide then
         return "an image of 2^31 elements or more needs wide=1"
     end
 end
@@ -122,7 +122,7 @@ end
 function wgmma.candidates(p, t)
     local list = {}
     local most = p.math == "f32" and MOST_ACCUMULATORS // 2 or MOST_ACCUMULATORS
-    local wide = (p.c * p.h * p.w > INT_MAX or p.k * p.p * p.q > INT_MAX) and 1 or 0
+    local wide = p.wide and 1 or 0
     for _, cb in ipairs(p.c * p.bytes <= 64 and p.math ~= "f32" and { 64 } or { 128 }) do
         for _, wm in ipairs(p.k > 64 and { 2, 1 } or { 1 }) do
             for _, tp in ipairs { 4, 7, 8, 14, 16, 28, 32 } do
