@@ -10,6 +10,7 @@
 
 local cost = require "cost"
 local cuda = require "cuda"
+local launch = require "launch"
 
 local ceildiv <const>, roundup <const> = cuda.ceildiv, cuda.roundup
 local min <const>, max <const> = math.min, math.max   -- hundreds of candidates: global names cost a third of the time
@@ -36,7 +37,6 @@ direct.parameters = {
 local STATIC_SMEM <const> = 48 * 1024  -- beyond this a block's shared memory costs too much occupancy to be worth it
 local MOST_WINDOW <const> = 40         -- registers of a window
 local MOST_UNROLLED <const> = 1200     -- FMAs of an unrolled loop body: NVRTC takes about 0.1 ms for each
-local INT_MAX <const> = 2147483647
 
 function direct.applies() return true end
 
@@ -53,8 +53,6 @@ local function with(s, changes)
              rt = changes.rt or s.rt, win = s.win, stage = changes.stage or s.stage, split = changes.split or s.split,
              flat = s.flat, wide = s.wide }
 end
-
-local shapes = setmetatable({}, { __mode = "k" }) -- parameters -> { problem, shape }: a shape is asked for several times
 
 -- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.
 local function derive(p, s)
@@ -92,16 +90,9 @@ local function derive(p, s)
     return d
 end
 
-local function shape(p, s)
-    local known = shapes[s]
-    if not known or known.p ~= p then
-        known = { p = p, d = derive(p, s) }
-        shapes[s] = known
-    end
-    return known.d
-end
+local shape <const> = launch.remember(derive)
 
-local MOST_PIXELS <const> = 1 << 30 -- of a row or column, padding included: coordinates are 32-bit and may pass the end
+local MOST_PIXELS <const> = launch.MOST_PIXELS
 
 -- Rows and columns of the image may be taken as one row.
 local function can_flatten(p)
@@ -248,27 +239,27 @@ function direct.time(p, t, s)
     local out = p.n * p.k * p.p * p.q
     local fma = taps * p.s * s.tk * s.tq
     local weight_reads = taps * p.s * (s.tk % 4 == 0 and s.tk // 4 or s.tk)
-    local launch = { blocks = blocks * s.split, threads = d.threads, registers = d.registers, smem = d.smem, stages = stages }
+    local counts = { blocks = blocks * s.split, threads = d.threads, registers = d.registers, smem = d.smem, stages = stages }
     local patch_bytes
     if s.stage == 1 then
         local patch_reads = taps * (s.win == 1 and (d.vector and d.window // 4 or d.window) or p.s * s.tq)
         local patch_loads = ceildiv(d.channels * d.rows * d.cols, d.threads)
         local weight_loads = ceildiv(d.w_rows * d.kt, d.threads)
         local loop = taps * (s.win == 1 and 8 or 4 + 5 * p.s)
-        launch.issue = fma + weight_reads + patch_reads + loop + 9 * patch_loads + 9 * weight_loads + 40
-        launch.round_trips = ceildiv(patch_loads, 8) + ceildiv(ceildiv(d.w_rows, 8), 16) * ceildiv(d.kt * 8, d.threads)
+        counts.issue = fma + weight_reads + patch_reads + loop + 9 * patch_loads + 9 * weight_loads + 40
+        counts.round_trips = ceildiv(patch_loads, 8) + ceildiv(ceildiv(d.w_rows, 8), 16) * ceildiv(d.kt * 8, d.threads)
         -- a 16-byte read of a whole warp is up to 4 wavefronts; lanes that read the same word share it
         local weight_waves = s.tk % 4 == 0 and min(4, max(1, s.lk // 4)) or 1
         local patch_waves = s.win == 0 and min(8, d.cols_apart) or d.vector and min(4, max(1, s.lq // 2)) or 2
-        launch.wavefronts = warps * (weight_reads * weight_waves + patch_reads * patch_waves + 2 * (patch_loads + weight_loads))
+        counts.wavefronts = warps * (weight_reads * weight_waves + patch_reads * patch_waves + 2 * (patch_loads + weight_loads))
         patch_bytes = nhwc and sectors(p, s.gt * d.rows * d.cols, s.ct * (s.ct == p.cg and s.gt or 1)) or
                       sectors(p, d.channels * d.rows, d.cols * d.col_step)
         if nhwc and s.ct == p.cg then patch_bytes = patch_bytes // s.gt end
         patch_bytes = patch_bytes + sectors(p, d.kt * (s.rt == p.r and 1 or s.ct), s.rt == p.r and d.w_rows or s.rt * p.s)
     else
-        launch.issue = taps * p.s * (s.tk * s.tq + 8 * s.tq + 4 * s.tk + 12)
-        launch.round_trips = taps * p.s
-        launch.wavefronts = warps * taps * p.s * (s.tq + s.tk) * 4
+        counts.issue = taps * p.s * (s.tk * s.tq + 8 * s.tq + 4 * s.tk + 12)
+        counts.round_trips = taps * p.s
+        counts.wavefronts = warps * taps * p.s * (s.tq + s.tk) * 4
         patch_bytes = taps * p.s * sectors(p, nhwc and d.tile_q * s.tp or s.tp, nhwc and 1 or d.tile_q * p.stride_w)
     end
     -- A store instruction takes as many steps as it touches sectors: neighbouring lanes are a run of lq columns apart, or one
@@ -276,12 +267,12 @@ function direct.time(p, t, s)
     local apart = (nhwc and s.tk or s.win == 1 and s.tq or 1) * p.bytes
     local touched = min(32, max(1, apart), ceildiv(32 * apart, SECTOR))
     if apart <= p.bytes then touched = ceildiv(32, s.lq) * ceildiv(min(s.lq, 32) * p.bytes, SECTOR) end
-    launch.once = s.tk * s.tq * 7 + 150
-    launch.store_steps = warps * s.tk * s.tq * touched
+    counts.once = s.tk * s.tq * 7 + 150
+    counts.store_steps = warps * s.tk * s.tq * touched
     local stored = nhwc and sectors(p, blocks * d.tile_q * s.tp, d.kt) or sectors(p, blocks * d.kt * s.tp, d.tile_q)
-    launch.bytes = (p.n * p.c * p.h * p.w + p.k * p.cg * p.r * p.s + out) * p.bytes
-    launch.l2_bytes = blocks * s.split * stages * patch_bytes + stored
-    local us = launch_time(t, launch)
+    counts.bytes = (p.n * p.c * p.h * p.w + p.k * p.cg * p.r * p.s + out) * p.bytes
+    counts.l2_bytes = blocks * s.split * stages * patch_bytes + stored
+    local us = launch_time(t, counts)
     if s.split > 1 then
         us = us + launch_time(t, { blocks = ceildiv(out, 256), threads = 256, registers = 32, smem = 0, stages = 1,
                                    issue = 40 + 4 * s.split, once = 0, wavefronts = 0, store_steps = 0, round_trips = ceildiv(s.split, 4),
@@ -351,18 +342,9 @@ function direct.launch(p, t, s)
     local requires
     if s.flat == 1 then
         requires = { { expr = string.format("H * W <= %d", MOST_PIXELS), why = "a plane must stay below 2^30 pixels" } }
+        if s.wide == 0 then requires[2] = launch.narrow(p) end
     else
-        requires = { {
-            expr = string.format("H + %d <= %d && W + %d <= %d", p.pad_top + p.pad_bottom + p.dil_h * p.r * 2, MOST_PIXELS,
-                                 p.pad_left + p.pad_right + p.dil_w * p.s * 2, MOST_PIXELS),
-            why = "padded height and width must stay below 2^30",
-        } }
-    end
-    if s.wide == 0 then
-        requires[#requires + 1] = {
-            expr = string.format("%d * H * W <= %d && %d * P * Q <= %d", p.c, INT_MAX, p.k, INT_MAX),
-            why = "an image of 2^31 elements or more needs 64-bit offsets",
-        }
+        requires = launch.requires(p, p.dil_h * p.r * 2, p.dil_w * p.s * 2, s.wide == 1)
     end
 
     return {

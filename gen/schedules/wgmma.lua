@@ -11,6 +11,7 @@
 
 local cost = require "cost"
 local cuda = require "cuda"
+local launch = require "launch"
 
 local ceildiv <const>, roundup <const> = cuda.ceildiv, cuda.roundup
 local min <const>, max <const>, ipairs <const> = math.min, math.max, ipairs
@@ -26,7 +27,6 @@ wgmma.parameters = {
     { "wide", 0, 1 },    -- 64-bit offsets within an image
 }
 
-local INT_MAX <const> = 2147483647
 -- Three TF32 products leave up to 3 * 2^-22 of each product out (the product of the rests, and what the rests lose themselves).
 -- An FP32 FMA loop over this many products may err as much; over fewer it is more exact, and strict f32 promises no less.
 local SHORTEST_EXACT_SUM <const> = 32
@@ -56,7 +56,7 @@ local function phases(taps, dilation, stride)
     return list, of, shift
 end
 
-local function derive(p, t, s)
+local function derive(p, s, t)
     local d = { tile_k = 64 * s.wm, row_bytes = s.cb, channels = s.cb // p.bytes, pixels = 8 * s.tp }
     d.type = p.math == "f32" and "tf32" or p.math
     d.parts = p.math == "f32" and 2 or 1
@@ -91,21 +91,13 @@ local function derive(p, t, s)
     return d
 end
 
-local shapes = setmetatable({}, { __mode = "k" })
-local function shape(p, t, s)
-    local known = shapes[s]
-    if not known or known.p ~= p then
-        known = { p = p, d = derive(p, t, s) }
-        shapes[s] = known
-    end
-    return known.d
-end
+local shape <const> = launch.remember(derive)
 
 function wgmma.check(p, t, s)
     local ok, reason = wgmma.applies(p, t)
     if not ok then return reason end
     if s.cb ~= 128 and (s.cb ~= 64 or p.math == "f32") then return string.format("cb is %d; 64 or 128, 128 for f32", s.cb) end
-    local d = shape(p, t, s)
+    local d = shape(p, s, t)
     if not d.turns and d.strips * s.wm % CONSUMERS ~= 0 then
         return string.format("%d strips for %d warpgroups", d.strips, CONSUMERS // s.wm)
     end
@@ -145,7 +137,7 @@ end
 local RATE <const> = { f16 = 3600, bf16 = 3600, tf32 = 1800, f32 = 600 } -- FLOP a clock and multiprocessor that the inner loop reaches
 
 function wgmma.time(p, t, s)
-    local d = shape(p, t, s)
+    local d = shape(p, s, t)
     local tiles = d.tiles_k * ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, 8 * s.sq)
     local flop = 2 * d.tile_k * d.strips * d.pixels * d.channels
     -- the operands of each product go through shared memory, at 128 bytes a clock
@@ -174,16 +166,13 @@ function wgmma.explain(p, s)
 end
 
 function wgmma.launch(p, t, s)
-    local d = shape(p, t, s)
-    local function call(name, ...) return { kind = name, expr = ... } end
+    local d = shape(p, s, t)
+    local call <const> = launch.arg
     local tiles_p, tiles_q = string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", 8 * s.sq)
     local tiles = string.format("ceildiv(N, %d) * %s * %s * %d", s.ni, tiles_p, tiles_q, d.tiles_k)
     local packed = d.parts * d.tiles_k * d.tile_k * d.chunks * p.r * p.s * s.cb
-    local args = { d.transpose and call("workspace", tostring(roundup(packed, 256))) or call("input"), call("workspace", "0") }
-    if p.bias then args[#args + 1] = call("bias") end
-    if p.residual then args[#args + 1] = call("residual") end
-    args[#args + 1] = call("output")
-    for _, expr in ipairs { "N", "H", "W", "P", "Q", tiles_p, tiles_q, tiles } do args[#args + 1] = call("i32", expr) end
+    local args = launch.args(p, { d.transpose and call("workspace", tostring(roundup(packed, 256))) or call("input"),
+                                  call("workspace", "0") }, { "N", "H", "W", "P", "Q", tiles_p, tiles_q, tiles })
     local launches = { {
         suffix = "_pack", grid = { tostring(d.tiles_k * d.tile_k * d.chunks), "1", "1" }, block = { 128, 1, 1 },
         smem = tostring(d.channels * p.r * p.s * p.bytes), args = { call("weights"), call("workspace", "0") },
@@ -199,17 +188,9 @@ function wgmma.launch(p, t, s)
         suffix = "", grid = { string.format("min(%d, %s)", t.sms, tiles), "1", "1" }, block = { 128 + 128 * CONSUMERS, 1, 1 },
         smem = tostring(d.smem), args = args,
     }
-    local requires = {
-        { expr = string.format("H + %d <= 1073741824 && W + %d <= 1073741824", p.pad_top + p.pad_bottom + p.dil_h * p.r * 2 + 64 * p.stride_h,
-                               p.pad_left + p.pad_right + p.dil_w * p.s * 2 + 512 * p.stride_w),
-          why = "padded height and width must stay below 2^30" },
-    }
-    if s.wide == 0 then
-        requires[2] = { expr = string.format("%d * H * W <= %d && %d * P * Q <= %d", p.c, INT_MAX, p.k, INT_MAX),
-                        why = "an image of 2^31 elements or more needs 64-bit offsets" }
-    end
     return {
-        template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, requires = requires, align = 16,
+        template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16,
+        requires = launch.requires(p, p.dil_h * p.r * 2 + 64 * p.stride_h, p.dil_w * p.s * 2 + 512 * p.stride_w, s.wide == 1),
         workspace = d.transpose and string.format("%d + N * H * W * %d", roundup(packed, 256), d.x_channels * p.bytes) or
                     tostring(packed),
         launches = launches,
