@@ -36,7 +36,10 @@ end
 -- target:   { arch = "sm_90a", sms = number of multiprocessors, 0 if unknown }
 -- wanted:   nil, a schedule's name, or a full specification
 -- Returns   { name, tuple, arch, schedule, why, source, options, workspace, align, requires = { { expr, why } },
---             launches = { { entry, grid = { x, y, z }, block = { x, y, z }, smem, args = { { kind, expr } } } },
+--             launches = { { entry, grid = { x, y, z }, block = { x, y, z }, smem, args = { { kind, expr } },
+--                            cluster = { x, y, z } of blocks (sm_90, at most 8; nil: of one),
+--                            overlap = true: it may begin while the launch before it still runs, touches nothing that launches
+--                                      before it write ahead of grid_wait(), and calls that in every block (sm_90) } },
 --             candidates = { { schedule, predicted_us, why } }, refused = { { schedule, why } } }
 --           where grid, smem, workspace and expr are expressions of N, H, W, P and Q (runtime/expr.c).
 -- Errors:   { status = "unsupported"|"invalid", message }; anything else that is thrown is a bug.

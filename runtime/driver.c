@@ -46,12 +46,12 @@ enum {
     CU_FUNC_ATTRIBUTE_NUM_REGS = 4,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 };
-/* Of clusters: one attribute of a launch. */
-enum { CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4 };
+/* Attributes of a launch */
+enum { CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4, CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 typedef struct CUlaunchAttribute {
     int id;
     char pad[8 - sizeof(int)];
-    union { char pad[64]; struct { unsigned x, y, z; } cluster; } value;
+    union { char pad[64]; struct { unsigned x, y, z; } cluster; int overlap; } value;
 } CUlaunchAttribute;
 typedef struct CUlaunchConfig {
     unsigned grid[3], block[3], smem;
@@ -604,20 +604,32 @@ static convjit_status launch(cj_device *base, const cj_function *f, const unsign
     return leave(d, pushed, result == CUDA_SUCCESS ? CONVJIT_OK : fail_launch(d, f, grid, block, smem, result));
 }
 
-static convjit_status launch_cluster(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
-                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream)
+/* The driver's words for the attributes that are not as usual; returns how many. */
+static unsigned list_attributes(const cj_attributes *a, CUlaunchAttribute list[2])
+{
+    unsigned n = 0;
+    if (a->cluster[0] * a->cluster[1] * a->cluster[2] > 1)
+        list[n++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                                        .value.cluster = {a->cluster[0], a->cluster[1], a->cluster[2]}};
+    if (a->overlap)
+        list[n++] = (CUlaunchAttribute){.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, .value.overlap = 1};
+    return n;
+}
+
+static convjit_status launch_with(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                  const cj_attributes *a, unsigned smem, void **args, int n_args, void *stream)
 {
     const driver *d = (const driver *)base;
-    bool pushed;
-    if (cluster[0] * cluster[1] * cluster[2] == 1)
-        return launch(base, f, grid, block, smem, args, n_args, stream);
-    if (!d->api.LaunchKernelEx)
+    CUlaunchAttribute attributes[2];
+    bool pushed, clustered = a->cluster[0] * a->cluster[1] * a->cluster[2] > 1;
+    unsigned n = list_attributes(a, attributes);
+    if (clustered && !d->api.LaunchKernelEx)
         return cj_fail(CONVJIT_UNSUPPORTED, "%s runs in clusters of blocks, and this CUDA driver has no cuLaunchKernelEx",
                        f->entry);
-    CUlaunchAttribute attribute = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                                   .value.cluster = {cluster[0], cluster[1], cluster[2]}};
+    if (n == 0 || !d->api.LaunchKernelEx)
+        return launch(base, f, grid, block, smem, args, n_args, stream);
     CUlaunchConfig config = {.grid = {grid[0], grid[1], grid[2]}, .block = {block[0], block[1], block[2]}, .smem = smem,
-                             .stream = (CUstream)stream, .attributes = &attribute, .n_attributes = 1};
+                             .stream = (CUstream)stream, .attributes = attributes, .n_attributes = n};
     convjit_status status = enter(d, f->context, &pushed);
     if (status != CONVJIT_OK)
         return status;
@@ -625,8 +637,8 @@ static convjit_status launch_cluster(cj_device *base, const cj_function *f, cons
     if (result != CUDA_SUCCESS) {
         fail_call(d, result, "cuLaunchKernelEx");
         status = cj_fail_in(status_of(result), "%s, grid %ux%ux%u, block %ux%ux%u, cluster %ux%ux%u, %u bytes of shared memory",
-                            f->entry, grid[0], grid[1], grid[2], block[0], block[1], block[2], cluster[0], cluster[1],
-                            cluster[2], smem);
+                            f->entry, grid[0], grid[1], grid[2], block[0], block[1], block[2], a->cluster[0], a->cluster[1],
+                            a->cluster[2], smem);
     }
     return leave(d, pushed, status);
 }
@@ -884,7 +896,7 @@ convjit_status cj_driver_open(cj_device **out, const convjit_config *config)
     pthread_mutex_init(&d->lock, NULL);
     d->base = (cj_device){
         .bind = bind, .load = load, .unload = unload, .function = function, .resources = resources, .launch = launch,
-        .launch_cluster = launch_cluster, .encode = encode,
+        .launch_with = launch_with, .encode = encode,
         .alloc = device_alloc, .free = device_free, .write = device_write, .read = device_read, .fill = device_fill,
         .sync = device_sync, .time = device_time, .info = info, .close = close_driver,
     };

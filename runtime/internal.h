@@ -113,6 +113,7 @@ typedef struct cj_launch {
     char *grid[3];     /* expressions, each >= 1 and within the hardware's limits when evaluated */
     int block[3];
     int cluster[3];    /* blocks of a cluster, at most CJ_MAX_CLUSTER; divides the grid */
+    bool overlap;      /* may begin while the launch before it still runs; calls grid_wait() (sm_90). Not of the first */
     char *smem;        /* expression: dynamic shared memory in bytes */
     int n_args;
     cj_arg args[CJ_MAX_ARGS];
@@ -316,6 +317,9 @@ void cj_emu_compiler_info(cj_compiler *c, cj_text *json);
 typedef struct cj_function cj_function; /* one entry point of a loaded binary, owned by its module */
 typedef struct cj_module cj_module;
 typedef struct cj_resources { int registers, local_bytes, static_smem, max_threads; } cj_resources;
+/* What Hopper and later add to a launch. overlap: it may begin while the launch before it in the stream still runs
+ * (programmatic dependent launch); a driver that cannot do this runs one after the other. */
+typedef struct cj_attributes { unsigned cluster[3]; bool overlap; } cj_attributes;
 
 typedef struct cj_device {
     /* Opens the library and picks the device for this thread; cheap when done before. Fills arch ("sm_90a"), SM count.
@@ -329,9 +333,9 @@ typedef struct cj_device {
     /* The hot path: no allocation, lock or synchronisation on the GPU. args: array of pointers to the arguments. */
     convjit_status (*launch)(struct cj_device *d, const cj_function *f, const unsigned grid[3], const unsigned block[3],
                              unsigned smem, void **args, int n_args, void *stream);
-    /* The same in clusters of that many blocks (sm_90). */
-    convjit_status (*launch_cluster)(struct cj_device *d, const cj_function *f, const unsigned grid[3], const unsigned block[3],
-                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream);
+    /* The same with attributes. */
+    convjit_status (*launch_with)(struct cj_device *d, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                  const cj_attributes *attributes, unsigned smem, void **args, int n_args, void *stream);
     /* Makes a tensor map for kernels of this device, of one that cj_tensor_map_check accepts; base: aligned to 16 bytes. On a
      * GPU it needs a driver of CUDA 12. No allocation, lock or synchronisation. */
     convjit_status (*encode)(struct cj_device *d, const cj_tensor_map *map, void *base, unsigned char out[CJ_TENSOR_MAP_BYTES]);

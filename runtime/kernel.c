@@ -17,6 +17,7 @@
  *     grid_x EXPRESSION, grid_y and grid_z likewise
  *     block_x 128, block_y and block_z likewise
  *     [cluster_x 2, cluster_y and cluster_z likewise, unless all are 1]
+ *     [overlap]
  *     smem EXPRESSION
  *     [arg KIND, and behind a blank the expression if the kind has one; behind the kind tensor_map, whose memory it is, and:
  *     map_element f16
@@ -287,6 +288,8 @@ static convjit_status check_launch(place *at, const cj_launch *l)
         status = check_block(at, l->block);
     if (!status)
         status = check_cluster(at, l->cluster);
+    if (!status && l->overlap && at->launch == 1)
+        status = broken(at, "overlap: the first launch has none before it in the plan");
     if (!status)
         status = check_expr(at, "smem", l->smem);
     if (!status)
@@ -424,6 +427,8 @@ static void write_launch(const cj_launch *l, cj_text *out)
         cj_text_printf(out, "%s %d\n", block_names[axis], l->block[axis]);
     for (int axis = 0; is_clustered(l) && axis < 3; axis++)
         cj_text_printf(out, "%s %d\n", cluster_names[axis], l->cluster[axis]);
+    if (l->overlap)
+        cj_text_puts(out, "overlap\n");
     cj_text_printf(out, "smem %s\n", l->smem);
     for (int i = 0; i < l->n_args; i++) {
         const cj_arg *arg = &l->args[i];
@@ -478,14 +483,21 @@ static convjit_status take_value(reader *r, const char *keyword, const char **va
     return CONVJIT_OK;
 }
 
-/* Takes a line that has nothing but these words. */
-static convjit_status take_words(reader *r, const char *words)
+/* Takes the next line if it has nothing but these words. */
+static bool take_if(reader *r, const char *words)
 {
     size_t n = strlen(words);
     if ((size_t)(r->end - r->at) <= n || memcmp(r->at, words, n) != 0 || r->at[n] != '\n')
-        return cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: expected \"%s\"", r->line, words);
+        return false;
     r->at += n + 1;
     r->line++;
+    return true;
+}
+
+static convjit_status take_words(reader *r, const char *words)
+{
+    if (!take_if(r, words))
+        return cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: expected \"%s\"", r->line, words);
     return CONVJIT_OK;
 }
 
@@ -603,6 +615,7 @@ static convjit_status take_launch(reader *r, cj_launch *l)
         status = take_int(r, cluster_names[axis], &l->cluster[axis]);
     if (clustered && !status && !is_clustered(l))
         status = cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: a cluster of one block is not written", r->line - 1);
+    l->overlap = !status && take_if(r, "overlap");
     if (!status)
         status = take_string(r, "smem", &l->smem);
     while (!status && next_is(r, "arg")) {

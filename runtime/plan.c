@@ -38,8 +38,8 @@ typedef struct step { /* one launch */
     int n_args;
     uint8_t kinds[CJ_MAX_ARGS];
     value values[CJ_MAX_ARGS]; /* of a tensor: 0, of the workspace: an offset; the caller's pointer is added */
-    bool special;              /* has clusters of several blocks, or tensor maps */
-    unsigned cluster[3];
+    bool special;              /* has attributes, or tensor maps */
+    cj_attributes attributes;
     int n_maps;
     struct tensor *maps;       /* of the arguments of that kind, in order */
 } step;
@@ -251,9 +251,11 @@ static convjit_status evaluate_grid(const evaluation *e, int launch, step *out)
                            e->kernel->schedule, field, blocks, l->grid[i], l->cluster[i]);
         out->grid[i] = (unsigned)blocks;
         out->block[i] = (unsigned)l->block[i];
-        out->cluster[i] = (unsigned)l->cluster[i];
+        out->attributes.cluster[i] = (unsigned)l->cluster[i];
         out->special |= l->cluster[i] > 1;
     }
+    out->attributes.overlap = l->overlap;
+    out->special |= l->overlap;
     return CONVJIT_OK;
 }
 
@@ -737,7 +739,7 @@ static bool check_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 
     return ok && (all & (r->alignment - 1)) == 0;
 }
 
-/* With tensor maps, which are made here because they hold addresses, or in clusters. */
+/* With tensor maps, which are made here because they hold addresses, or attributes. */
 static convjit_status launch_special(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
 {
     _Alignas(64) unsigned char maps[CJ_MAX_MAPS][CJ_TENSOR_MAP_BYTES];
@@ -758,7 +760,7 @@ static convjit_status launch_special(const ready *r, const step *s, const uintpt
             return status;
         args[i] = maps[n_maps++];
     }
-    return r->device->launch_cluster(r->device, s->function, s->grid, s->block, s->cluster, s->smem, args, s->n_args, stream);
+    return r->device->launch_with(r->device, s->function, s->grid, s->block, &s->attributes, s->smem, args, s->n_args, stream);
 }
 
 static convjit_status launch_step(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
@@ -824,9 +826,10 @@ static void describe_step(const ready *r, int i, cj_text *out)
     cj_text_printf(out, "launch     %s\n", cj_built_kernel(r->built)->launches[i].entry);
     cj_text_printf(out, "           grid %u x %u x %u, block %u x %u x %u", s->grid[0], s->grid[1], s->grid[2],
                    s->block[0], s->block[1], s->block[2]);
-    if (s->cluster[0] * s->cluster[1] * s->cluster[2] > 1)
-        cj_text_printf(out, ", cluster %u x %u x %u", s->cluster[0], s->cluster[1], s->cluster[2]);
-    cj_text_puts(out, "\n");
+    const unsigned *cluster = s->attributes.cluster;
+    if (cluster[0] * cluster[1] * cluster[2] > 1)
+        cj_text_printf(out, ", cluster %u x %u x %u", cluster[0], cluster[1], cluster[2]);
+    cj_text_puts(out, s->attributes.overlap ? ", overlaps the one before\n" : "\n");
     cj_text_printf(out, "           %d registers and %d bytes of local memory a thread, %u bytes of shared a block\n",
                    used.registers, used.local_bytes, s->smem + (unsigned)used.static_smem);
 }

@@ -882,15 +882,27 @@ static void read_cluster(lua_State *L, const place *launch, int cluster[3])
         read_ints(L, launch, "cluster", 3, cluster);
 }
 
+/* false, unless it is given. */
+static bool read_flag(lua_State *L, const place *parent, const char *field)
+{
+    place at = get_field(L, parent, field);
+    bool value = lua_toboolean(L, -1);
+    if (!lua_isnil(L, -1))
+        check_type(L, &at, LUA_TBOOLEAN);
+    lua_pop(L, 1);
+    return value;
+}
+
 static void read_launch(lua_State *L, const place *at, cj_launch *out)
 {
-    static const char *const fields[] = {"entry", "grid", "block", "cluster", "smem", "args", NULL};
+    static const char *const fields[] = {"entry", "grid", "block", "cluster", "overlap", "smem", "args", NULL};
     check_fields(L, at, fields);
     read_string_field(L, at, "entry", &out->entry);
     read_string_field(L, at, "smem", &out->smem);
     read_grid(L, at, out->grid);
     read_block(L, at, out->block);
     read_cluster(L, at, out->cluster);
+    out->overlap = read_flag(L, at, "overlap");
     place list = get_field(L, at, "args");
     out->n_args = check_list(L, &list, 0, CJ_MAX_ARGS);
     for (int i = 0; i < out->n_args; i++) {

@@ -481,6 +481,22 @@ template <typename T> __device__ __forceinline__ T *cluster_map(T *shared, unsig
     return there;
 }
 
+//: grid_wait
+// Waits until the launches before this one in the stream, which it may overlap, are complete, and sees what they wrote. In
+// a launch that overlaps none it does nothing (griddepcontrol.wait, sm_90).
+__device__ __forceinline__ void grid_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+//: grid_launch_dependents
+// Lets a launch behind this one that overlaps it begin, as soon as all blocks have come here or ended. That one sees what this
+// one writes only behind its grid_wait (griddepcontrol.launch_dependents, sm_90).
+__device__ __forceinline__ void grid_launch_dependents()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 //: elect_one
 // By a warp: true in one thread, always the same one (elect.sync, sm_90).
 __device__ __forceinline__ bool elect_one()

@@ -557,19 +557,6 @@ void cj_word_end(cj_worker *w, size_t word, bool write, const cj_touch *touch)
 
 /* ---- Global memory ---- */
 
-static cj_region *find_region(const cj_run *run, uintptr_t address)
-{
-    size_t low = 0, high = run->n_regions;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (run->regions[middle].base <= address)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low ? &run->regions[low - 1] : NULL;
-}
-
 static bool inside(const cj_region *region, uintptr_t address, size_t bytes)
 {
     uintptr_t offset = address - region->base; /* huge when below */
@@ -613,7 +600,7 @@ static void check_global(cj_worker *w, uintptr_t address, size_t bytes, unsigned
 {
     cj_region *region = w->recent;
     if (!region || !inside(region, address, bytes)) {
-        region = find_region(w->run, address);
+        region = cj_region_find(w->run->regions, w->run->n_regions, address);
         if (!region || !inside(region, address, bytes)) {
             bool own_constant = address >= w->run->module_base && address < w->run->module_end;
             if (kind == CJ_EMU_READ && own_constant)
@@ -621,6 +608,12 @@ static void check_global(cj_worker *w, uintptr_t address, size_t bytes, unsigned
             fail_outside(w, address, bytes, kind, pc);
         }
         w->recent = region;
+    }
+    if (w->run->past && cj_still_written(w, address, bytes)) {
+        char place[160];
+        cj_place_name(w, address, place);
+        cj_worker_fault(w, "%s %zu bytes\1 at %s, which a launch before this one wrote: grid_wait is missing", verb(kind), bytes, place);
+        fail_at(w, pc, 0);
     }
     if (kind & CJ_EMU_ATOMIC) {
         atomic_store_explicit(&w->run->fenced, true, memory_order_relaxed);

@@ -565,4 +565,6 @@ const cj_emu_async_services cj_emu_async = {
     .cluster_blocks = cluster_blocks,
     .cluster_map = cluster_map,
     .elected_lane = elected_lane,
+    .grid_wait = cj_grid_wait,
+    .grid_launch_dependents = cj_grid_launch_dependents,
 };

@@ -352,7 +352,8 @@ static void thread_main(void)
     cj_async_thread_ends(w);
     w->states[w->current->id] = CJ_RETURNED;
     cj_cluster_leave(w);
-    w->blocks[w->current->rank].returned++;
+    if (++w->blocks[w->current->rank].returned == w->run->n_threads)
+        cj_grid_block_ends(w);
     w->returned++;
     w->events++;
     cj_worker_abandon(w);

@@ -28,6 +28,7 @@ typedef struct emu_device {
     char *order;          /* overrides CONVJIT_EMU_ORDER */
     int threads;          /* overrides CONVJIT_EMU_THREADS */
     char *async;          /* overrides CONVJIT_EMU_ASYNC */
+    cj_past *past;        /* what the launches wrote that the next one may overlap; guarded by lock */
 } emu_device;
 
 /* Dynamic shared memory that a block may have, in KiB: CUDA C Programming Guide, technical specifications. */
@@ -289,6 +290,11 @@ static convjit_status fail_with(const cj_run *run)
     return status;
 }
 
+static bool can_overlap(const emu_device *d)
+{
+    return d->arch_number >= 90;
+}
+
 static convjit_status check_cluster(const emu_device *d, const char *entry, const unsigned grid[3], const unsigned cluster[3])
 {
     uint64_t blocks = (uint64_t)cluster[0] * cluster[1] * cluster[2];
@@ -305,36 +311,68 @@ static convjit_status check_cluster(const emu_device *d, const char *entry, cons
     return CONVJIT_OK;
 }
 
+/* Takes what the launches before wrote: all of those that the run may overlap. */
+static cj_past *take_past(emu_device *d, bool overlap)
+{
+    pthread_mutex_lock(&d->lock);
+    cj_past *past = d->past;
+    d->past = NULL;
+    pthread_mutex_unlock(&d->lock);
+    if (overlap)
+        return past;
+    cj_past_free(past);
+    return NULL;
+}
+
+static void give_past(emu_device *d, cj_past *past)
+{
+    pthread_mutex_lock(&d->lock);
+    cj_past *other = d->past; /* of a launch by another OS thread meanwhile */
+    d->past = past;
+    pthread_mutex_unlock(&d->lock);
+    cj_past_free(other);
+}
+
 static convjit_status run_launch(emu_device *d, cj_run *run, unsigned threads)
 {
     convjit_status status = cj_heap_snapshot(d->heap, &run->regions, &run->n_regions);
     if (status)
         return status;
+    cj_past *past = take_past(d, run->overlap);
+    run->past = past;
     pthread_mutex_init(&run->lock, NULL);
     status = run_blocks(d, run, worker_count(run, threads));
     if (run->fault.found)
         status = fail_with(run);
     pthread_mutex_destroy(&run->lock);
-    cj_regions_free(run->regions, run->n_regions);
+    give_past(d, cj_past_add(past, run->regions, run->n_regions));
     return status;
 }
 
-static convjit_status launch_cluster(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
-                                     const unsigned cluster[3], unsigned smem, void **args, int n_args, void *stream)
+static convjit_status check_attributes(const emu_device *d, const char *entry, const unsigned grid[3], const cj_attributes *a)
+{
+    if (a->overlap && !can_overlap(d))
+        return cj_fail(CONVJIT_INVALID, "%s: overlaps the launch before it, which %s cannot", entry, d->arch);
+    return check_cluster(d, entry, grid, a->cluster);
+}
+
+static convjit_status launch_with(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
+                                  const cj_attributes *attributes, unsigned smem, void **args, int n_args, void *stream)
 {
     emu_device *d = self(base);
     settings s;
     convjit_status status = check_launch(d, f->entry->name, f->entry, grid, block, smem, n_args, stream);
     if (status == CONVJIT_OK)
-        status = check_cluster(d, f->entry->name, grid, cluster);
+        status = check_attributes(d, f->entry->name, grid, attributes);
     if (status == CONVJIT_OK)
         status = get_settings(d, &s);
     if (status)
         return status;
     const char *trace = getenv("CONVJIT_EMU_TRACE");
-    unsigned n_threads = block[0] * block[1] * block[2];
+    const unsigned n_threads = block[0] * block[1] * block[2], *cluster = attributes->cluster;
     cj_run run = {
         .entry = f->entry, .module = f->module, .args = args, .order = s.order, .late = s.late, .smem = smem,
+        .can_overlap = can_overlap(d), .overlap = attributes->overlap,
         .trace = trace && strcmp(trace, "1") == 0 ? &d->log : NULL, .grid = {grid[0], grid[1], grid[2]},
         .block = {block[0], block[1], block[2]}, .cluster = {cluster[0], cluster[1], cluster[2]}, .n_threads = n_threads,
         .row = (n_threads + CJ_EMU_WARP - 1) / CJ_EMU_WARP * CJ_EMU_WARP, .n_ranks = cluster[0] * cluster[1] * cluster[2],
@@ -348,8 +386,8 @@ static convjit_status launch_cluster(cj_device *base, const cj_function *f, cons
 static convjit_status launch(cj_device *base, const cj_function *f, const unsigned grid[3], const unsigned block[3],
                              unsigned smem, void **args, int n_args, void *stream)
 {
-    static const unsigned alone[3] = {1, 1, 1};
-    return launch_cluster(base, f, grid, block, alone, smem, args, n_args, stream);
+    static const cj_attributes usual = {.cluster = {1, 1, 1}};
+    return launch_with(base, f, grid, block, &usual, smem, args, n_args, stream);
 }
 
 static convjit_status encode(cj_device *d, const cj_tensor_map *map, void *base, unsigned char out[CJ_TENSOR_MAP_BYTES])
@@ -432,6 +470,7 @@ static void close_device(cj_device *base)
         d->idle = w->next_idle;
         cj_worker_close(w);
     }
+    cj_past_free(d->past);
     cj_heap_close(d->heap);
     pthread_mutex_destroy(&d->lock);
     free(d->order);
@@ -465,8 +504,8 @@ convjit_status cj_emu_device_open(cj_device **out, const convjit_config *config)
     }
     d->base = (cj_device){
         .bind = bind_device, .load = load, .unload = unload, .function = get_function, .resources = get_resources,
-        .launch = launch, .launch_cluster = launch_cluster, .encode = encode, .alloc = alloc_memory, .free = free_memory, .write = write_memory, .read = read_memory,
-        .fill = fill_memory, .sync = sync_stream, .time = time_body, .smem_limit = smem_limit, .info = add_info,
+        .launch = launch, .launch_with = launch_with, .encode = encode, .alloc = alloc_memory, .free = free_memory,
+        .write = write_memory, .read = read_memory, .fill = fill_memory, .sync = sync_stream, .time = time_body, .smem_limit = smem_limit, .info = add_info,
         .close = close_device,
     };
     snprintf(d->arch, sizeof d->arch, "%s", arch);

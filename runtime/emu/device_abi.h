@@ -11,7 +11,7 @@
 #endif
 
 enum {
-    CJ_EMU_ABI = 2,               /* changes with anything in this file */
+    CJ_EMU_ABI = 3,               /* changes with anything in this file */
     CJ_EMU_STACK_BYTES = 1 << 18, /* of a fibre; stacks are aligned to this, so that "mine" is one XOR and compare */
     CJ_EMU_NEEDS_FMA = 1          /* cj_emu_module.cpu: compiled for x86-64 with FMA3 */
 };
@@ -129,6 +129,8 @@ typedef struct cj_emu_async_services {
     unsigned (*cluster_blocks)(void);
     void *(*cluster_map)(void *shared, unsigned rank, unsigned line);
     unsigned (*elected_lane)(void);
+    void (*grid_wait)(unsigned line);
+    void (*grid_launch_dependents)(unsigned line);
 } cj_emu_async_services;
 
 /* What the device does for a kernel. Functions that find a mistake do not return: the launch ends there.

@@ -132,12 +132,14 @@ CJ_TENSOR_COPIES(5, (int c0, int c1, int c2, int c3, int c4), c0, c1, c2, c3, c4
 #undef CJ_TENSOR_COPIES
 #undef CJ_OF
 
-/* ---- Named barriers, clusters ---- */
+/* ---- Named barriers, clusters, grids ---- */
 
 CJ_SERVICE(barrier_sync, (unsigned id, unsigned threads, unsigned line), (id, threads, line))
 CJ_SERVICE(barrier_arrive, (unsigned id, unsigned threads, unsigned line), (id, threads, line))
 CJ_SERVICE(cluster_arrive, (unsigned line), (line))
 CJ_SERVICE(cluster_wait, (unsigned line), (line))
+CJ_SERVICE(grid_wait, (unsigned line), (line))
+CJ_SERVICE(grid_launch_dependents, (unsigned line), (line))
 CJ_UNCHECKED __attribute__((const)) unsigned cj_emu_cluster_rank() { return cj_emu_device->async->cluster_rank(); }
 CJ_UNCHECKED __attribute__((const)) unsigned cj_emu_cluster_blocks() { return cj_emu_device->async->cluster_blocks(); }
 CJ_UNCHECKED void *cj_emu_cluster_map(void *shared, unsigned rank, unsigned line)
@@ -155,6 +157,8 @@ static inline void cluster_sync(CJ_LINE)
     cj_emu_cluster_arrive(line);
     cj_emu_cluster_wait(line);
 }
+static inline void grid_wait(CJ_LINE) { cj_emu_grid_wait(line); }
+static inline void grid_launch_dependents(CJ_LINE) { cj_emu_grid_launch_dependents(line); }
 static inline unsigned cluster_rank() { return cj_emu_cluster_rank(); }
 static inline unsigned cluster_blocks() { return cj_emu_cluster_blocks(); }
 template <typename T> static inline T *cluster_map(T *shared, unsigned rank, CJ_LINE)

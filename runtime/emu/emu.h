@@ -8,7 +8,8 @@
  *   matrix.c   ldmatrix, stmatrix, mma.sync; products                      wgmma.c    products of a warpgroup; descriptors
  *   warpgroup.c who takes part in those; setmaxnreg
  *   async.c    operations that go on while their threads do something else  deadlock.c explains why nobody can go on
- *   compiler.c the host's C++ compiler as a cj_compiler                    device.h   what a kernel is compiled against
+ *   grid.c     launches that overlap those before them                     device.h   what a kernel is compiled against
+ *   compiler.c the host's C++ compiler as a cj_compiler
  *
  * A launch (cj_run) is shared by workers, one an OS thread. A worker runs one cluster at a time, which is a single block
  * unless the launch says otherwise; each CUDA thread of it is a fibre that runs until it waits or returns. Everything below
@@ -81,6 +82,8 @@ typedef struct cj_region {
 /* Copies the live allocations, by address, into a malloc'd array. */
 convjit_status cj_heap_snapshot(cj_heap *heap, cj_region **regions, size_t *n);
 void cj_regions_free(cj_region *regions, size_t n);
+/* The last one that begins at the address or below; NULL if there is none. */
+cj_region *cj_region_find(cj_region *regions, size_t n, uintptr_t address);
 /* The 2-byte units' writers, mapped when first asked for; NULL if there is no memory. */
 _Atomic(uint32_t) *cj_region_writers(cj_region *region);
 void *cj_pages_map(size_t bytes); /* zeroed, not reserved; NULL if there is no memory */
@@ -113,6 +116,13 @@ typedef struct cj_fault {
     struct { uintptr_t pc; unsigned line; } places[2]; /* a line, or a code address to find it from */
 } cj_fault;
 
+/* What a launch wrote, and those before it that the next one may overlap. */
+typedef struct cj_past {
+    struct cj_past *before;
+    cj_region *regions;
+    size_t n_regions;
+} cj_past;
+
 typedef struct cj_run {
     const cj_emu_entry *entry;
     const cj_module *module;
@@ -126,6 +136,9 @@ typedef struct cj_run {
     uint64_t n_blocks, n_clusters;
     cj_emu_order order;
     bool late;          /* asynchronous operations take effect when they must, and not when they are issued */
+    bool can_overlap;   /* the architecture's launches */
+    bool overlap;       /* this one begins while those before it may still run */
+    const cj_past *past; /* what those wrote; NULL: none */
     const cj_log *trace; /* who waits for what; NULL: nobody wants to know */
     cj_region *regions; /* sorted by address */
     size_t n_regions;
@@ -226,12 +239,14 @@ typedef struct cj_thread {
     uint32_t copied;    /* clock at the last wait for copies: what those wrote is part of cp_async_mbarrier_arrive */
     bool in_cluster_barrier; /* has arrived there, and not waited */
     uint32_t cluster_phase; /* in which it did */
+    bool grid_waited;
 } cj_thread;
 
 /* A block of the cluster. */
 typedef struct cj_block {
     uint64_t number;     /* linear in the grid */
     unsigned returned;
+    bool grid_waited;    /* one of its threads */
     /* __syncthreads */
     unsigned arrived, barrier_line, barrier_count;
     cj_emu_barrier_op barrier_op;
@@ -423,6 +438,18 @@ void cj_cluster_arrive(unsigned line);
 void cj_cluster_wait(unsigned line);
 /* The current thread returns. */
 void cj_cluster_leave(cj_worker *w);
+
+/* ---- grid.c ---- */
+
+void cj_grid_wait(unsigned line);
+void cj_grid_launch_dependents(unsigned line);
+/* Launches before may still be writing what the current thread touches. */
+bool cj_still_written(const cj_worker *w, uintptr_t address, size_t bytes);
+/* The last thread of the current thread's block returns: faults if the block overlaps others and never waited for them. */
+void cj_grid_block_ends(cj_worker *w);
+/* Puts what one more launch wrote, which it takes over, before the rest. */
+cj_past *cj_past_add(cj_past *before, cj_region *regions, size_t n);
+void cj_past_free(cj_past *past);
 
 /* ---- mbarrier.c ---- */
 

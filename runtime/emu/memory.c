@@ -153,6 +153,19 @@ convjit_status cj_heap_snapshot(cj_heap *heap, cj_region **regions, size_t *n)
     return CONVJIT_OK;
 }
 
+cj_region *cj_region_find(cj_region *regions, size_t n, uintptr_t address)
+{
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (regions[middle].base <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low ? &regions[low - 1] : NULL;
+}
+
 static size_t writers_bytes(const cj_region *region)
 {
     return (region->bytes + 1) / 2 * sizeof(uint32_t);

@@ -81,19 +81,20 @@ static void places(emu *e)
                                 "}\n", "o");
     int *y = emu_alloc(e, 24 * sizeof *y);
     void *args[] = {&y};
-    const unsigned grid[3] = {4, 2, 3}, block[3] = {1, 1, 1}, cluster[3] = {2, 2, 1};
+    const unsigned grid[3] = {4, 2, 3}, block[3] = {1, 1, 1};
+    const cj_attributes cluster = {.cluster = {2, 2, 1}};
     for (int mode = 0; mode < EMU_MODES; mode++) {
         emu_set_mode(e, mode);
-        CHECK_OK(e->device->launch_cluster(e->device, k.function, grid, block, cluster, 0, args, 1, NULL));
+        CHECK_OK(e->device->launch_with(e->device, k.function, grid, block, &cluster, 0, args, 1, NULL));
         for (int i = 0; i < 24; i++)
             CHECK(y[i] == (i % 2 + 2 * (i / 4 % 2)) * 100 + 4);
     }
-    const unsigned odd[3] = {3, 1, 1}, many[3] = {4, 1, 3}, none[3] = {0, 1, 1};
-    CHECK_FAILS(e->device->launch_cluster(e->device, k.function, grid, block, odd, 0, args, 1, NULL), CONVJIT_INVALID,
+    const cj_attributes odd = {.cluster = {3, 1, 1}}, many = {.cluster = {4, 1, 3}}, none = {.cluster = {0, 1, 1}};
+    CHECK_FAILS(e->device->launch_with(e->device, k.function, grid, block, &odd, 0, args, 1, NULL), CONVJIT_INVALID,
                 "cluster.x is 3, and does not divide the grid's 4");
-    CHECK_FAILS(e->device->launch_cluster(e->device, k.function, grid, block, many, 0, args, 1, NULL), CONVJIT_INVALID,
+    CHECK_FAILS(e->device->launch_with(e->device, k.function, grid, block, &many, 0, args, 1, NULL), CONVJIT_INVALID,
                 "clusters of 4 x 1 x 3 blocks, and 1 to 8 are allowed");
-    CHECK_FAILS(e->device->launch_cluster(e->device, k.function, grid, block, none, 0, args, 1, NULL), CONVJIT_INVALID,
+    CHECK_FAILS(e->device->launch_with(e->device, k.function, grid, block, &none, 0, args, 1, NULL), CONVJIT_INVALID,
                 "clusters of 0 x 1 x 1 blocks, and 1 to 8 are allowed");
     e->device->free(e->device, y);
     emu_drop(&k);

@@ -81,10 +81,11 @@ static inline convjit_status emu_launch(const emu_kernel *k, unsigned blocks, un
 static inline convjit_status emu_launch_cluster(const emu_kernel *k, unsigned blocks, unsigned cluster, unsigned threads,
                                                 unsigned smem, void **args)
 {
-    const unsigned grid[3] = {blocks, 1, 1}, block[3] = {threads, 1, 1}, size[3] = {cluster, 1, 1};
+    const unsigned grid[3] = {blocks, 1, 1}, block[3] = {threads, 1, 1};
+    const cj_attributes attributes = {.cluster = {cluster, 1, 1}};
     if (!k->function)
         return cj_fail(CONVJIT_INVALID, "the kernel was not built");
-    return k->e->device->launch_cluster(k->e->device, k->function, grid, block, size, smem, args, k->n_args, NULL);
+    return k->e->device->launch_with(k->e->device, k->function, grid, block, &attributes, smem, args, k->n_args, NULL);
 }
 
 /* Every order of threads with every time at which asynchronous operations take effect. */

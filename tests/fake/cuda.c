@@ -525,8 +525,8 @@ static void read_arguments(fake_launch *l, const char *parameters, void **argume
     }
 }
 
-static int record(handle *function, const unsigned grid[3], const unsigned block[3], const unsigned cluster[3], unsigned smem,
-                  handle *stream, void **arguments, void **extra)
+static int record(handle *function, const unsigned grid[3], const unsigned block[3], const unsigned cluster[3], int overlap,
+                  unsigned smem, handle *stream, void **arguments, void **extra)
 {
     unsigned gx = grid[0], gy = grid[1], gz = grid[2], bx = block[0], by = block[1], bz = block[2];
     if (!current())
@@ -539,7 +539,7 @@ static int record(handle *function, const unsigned grid[3], const unsigned block
         return INVALID_VALUE;
     if (n_launches < FAKE_MAX_LAUNCHES) {
         fake_launch *l = &launches[n_launches];
-        *l = (fake_launch){.grid = {gx, gy, gz}, .block = {bx, by, bz}, .smem = smem, .stream = stream};
+        *l = (fake_launch){.grid = {gx, gy, gz}, .block = {bx, by, bz}, .smem = smem, .overlap = overlap, .stream = stream};
         memcpy(l->cluster, cluster, sizeof l->cluster);
         l->context = current();
         memcpy(l->entry, function->entry, sizeof l->entry);
@@ -555,31 +555,44 @@ DRIVER(cuLaunchKernel,
        (function, gx, gy, gz, bx, by, bz, smem, stream, arguments, extra))
 {
     const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz}, alone[3] = {1, 1, 1};
-    return record(function, grid, block, alone, smem, stream, arguments, extra);
+    return record(function, grid, block, alone, 0, smem, stream, arguments, extra);
 }
 
-typedef struct attribute { int id; char pad[4]; unsigned cluster[3]; char rest[52]; } attribute;
+typedef struct attribute { int id; char pad[4]; unsigned value[3]; char rest[52]; } attribute;
 typedef struct launch_config {
     unsigned grid[3], block[3], smem;
     handle *stream;
     attribute *attributes;
     unsigned n_attributes;
 } launch_config;
+enum { CLUSTER_DIMENSION = 4, PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
-/* With one attribute, the cluster's dimensions. */
+static bool cluster_fits(const unsigned cluster[3], const unsigned grid[3])
+{
+    bool fits = cluster[0] * cluster[1] * cluster[2] >= 1 && cluster[0] * cluster[1] * cluster[2] <= 8;
+    for (int i = 0; i < 3 && fits; i++)
+        fits = grid[i] % cluster[i] == 0;
+    return fits;
+}
+
 DRIVER(cuLaunchKernelEx, (const launch_config *config, handle *function, void **arguments, void **extra),
        (config, function, arguments, extra))
 {
-    if (config->n_attributes != 1 || config->attributes->id != 4)
-        return INVALID_VALUE;
-    const unsigned *cluster = config->attributes->cluster;
-    int major, minor;
+    unsigned cluster[3] = {1, 1, 1};
+    int major, minor, overlap = 0;
     capability(&major, &minor);
-    bool fits = cluster[0] * cluster[1] * cluster[2] >= 1 && cluster[0] * cluster[1] * cluster[2] <= 8 && major >= 9;
-    for (int i = 0; i < 3 && fits; i++)
-        fits = config->grid[i] % cluster[i] == 0;
-    return fits ? record(function, config->grid, config->block, cluster, config->smem, config->stream, arguments, extra)
-                : INVALID_VALUE;
+    for (unsigned i = 0; i < config->n_attributes; i++) {
+        const attribute *a = &config->attributes[i];
+        if (major < 9 || (a->id != CLUSTER_DIMENSION && a->id != PROGRAMMATIC_STREAM_SERIALIZATION))
+            return INVALID_VALUE;
+        if (a->id == CLUSTER_DIMENSION)
+            memcpy(cluster, a->value, sizeof cluster);
+        else
+            overlap = (int)a->value[0];
+    }
+    return cluster_fits(cluster, config->grid) ? record(function, config->grid, config->block, cluster, overlap, config->smem,
+                                                        config->stream, arguments, extra)
+                                               : INVALID_VALUE;
 }
 
 static bool box_fits(int i, unsigned size, unsigned box, unsigned every)

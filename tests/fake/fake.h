@@ -30,6 +30,7 @@ enum { FAKE_MAX_ARGS = 32, FAKE_MAX_LAUNCHES = 4096 };
 typedef struct fake_launch {
     char entry[256];
     unsigned grid[3], block[3], cluster[3], smem;
+    int overlap; /* programmatic stream serialization */
     void *stream, *context;
     int n_args;
     uint64_t args[FAKE_MAX_ARGS]; /* pointers and 64-bit integers whole; narrower ones zero-extended; of a TensorMap

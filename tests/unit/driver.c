@@ -399,7 +399,7 @@ static void test_launch(void)
     destroy_context(other);
 }
 
-static void test_cluster(void)
+static void test_attributes(void)
 {
     char arch[16];
     uintptr_t binding;
@@ -410,23 +410,31 @@ static void test_cluster(void)
     CHECK_OK(bind(d, arch, &binding));
     CHECK_OK(d->load(d, binding, &cubin, &m));
     CHECK_OK(d->function(d, m, "conv", 0, &f));
-    unsigned grid[3] = {4, 6, 1}, block[3] = {64, 1, 1}, cluster[3] = {2, 3, 1}, alone[3] = {1, 1, 1};
+    unsigned grid[3] = {4, 6, 1}, block[3] = {64, 1, 1};
+    cj_attributes cluster = {.cluster = {2, 3, 1}}, plain = {.cluster = {1, 1, 1}}, overlap = {.cluster = {1, 1, 1}, .overlap = true};
     const float *x = NULL, *y = NULL;
     int n = 1;
     long long big = 2;
     float alpha = 1;
     void *args[] = {&x, &y, &n, &big, &alpha};
     int first = launches(), before = calls("cuLaunchKernelEx");
-    CHECK_OK(d->launch_cluster(d, f, grid, block, cluster, 0, args, 5, NULL));
+    CHECK_OK(d->launch_with(d, f, grid, block, &cluster, 0, args, 5, NULL));
     CHECK_INT(launch_record(first)->cluster[0], 2);
     CHECK_INT(launch_record(first)->cluster[1], 3);
     CHECK_INT(launch_record(first)->grid[1], 6);
     CHECK_INT(launch_record(first)->args[3], 2);
     CHECK_INT(calls("cuLaunchKernelEx") - before, 1);
-    CHECK_OK(d->launch_cluster(d, f, grid, block, alone, 0, args, 5, NULL));
-    CHECK_INT(calls("cuLaunchKernelEx") - before, 1); /* alone: the plain call */
-    cluster[0] = 3;
-    CHECK_FAILS(d->launch_cluster(d, f, grid, block, cluster, 0, args, 5, NULL), CONVJIT_DRIVER,
+    CHECK_OK(d->launch_with(d, f, grid, block, &plain, 0, args, 5, NULL));
+    CHECK_INT(calls("cuLaunchKernelEx") - before, 1); /* the plain call */
+    CHECK(!launch_record(first)->overlap && !launch_record(first + 1)->overlap);
+    CHECK_OK(d->launch_with(d, f, grid, block, &overlap, 0, args, 5, NULL));
+    CHECK(launch_record(first + 2)->overlap && launch_record(first + 2)->cluster[0] == 1);
+    cluster.overlap = true;
+    CHECK_OK(d->launch_with(d, f, grid, block, &cluster, 0, args, 5, NULL));
+    CHECK(launch_record(first + 3)->overlap && launch_record(first + 3)->cluster[0] == 2);
+    CHECK_INT(calls("cuLaunchKernelEx") - before, 3);
+    cluster.cluster[0] = 3;
+    CHECK_FAILS(d->launch_with(d, f, grid, block, &cluster, 0, args, 5, NULL), CONVJIT_DRIVER,
                 "conv, grid 4x6x1, block 64x1x1, cluster 3x3x1, 0 bytes of shared memory: cuLaunchKernelEx: invalid argument");
     d->unload(d, m);
     d->close(d);
@@ -662,7 +670,7 @@ int main(void)
     test_load_refusals();
     test_dynamic_smem();
     test_launch();
-    test_cluster();
+    test_attributes();
     test_encode();
     test_memory();
     test_time();

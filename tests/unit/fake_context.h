@@ -38,7 +38,9 @@ static const char FAKE_INIT[] =
     "        { kind = 'tensor_map', tensor = 'input', element = 'f16', dims = { '64', 'W' }, strides = { '128 * H' },\n"
     "          box = { 64, 8 }, element_strides = { 1, 2 }, swizzle = 128 },\n"
     "        { kind = 'tensor_map', tensor = 'workspace', offset = '8 * N', element = 'f32', dims = { 'H * W' }, strides = {},\n"
-    "          box = { 16 } }, { kind = 'output' } } } } },\n"
+    "          box = { 16 } }, { kind = 'output' } } },\n"
+    "        { entry = 'mapped_end', grid = { 'N', '1', '1' }, block = { 32, 1, 1 }, overlap = true, smem = '0',\n"
+    "          args = { { kind = 'output' } } } } },\n"
     "  }\n"
     "end\n"
     "local order = { 'even', 'two', 'plain' }\n"
@@ -54,7 +56,7 @@ static const char FAKE_INIT[] =
     "  r.name, r.schedule, r.arch, r.align = 'k_' .. names[1], names[1] .. ':x=1', t.arch, 16\n"
     "  r.tuple = 'c' .. p.c .. 'k' .. p.k .. 'r' .. p.r .. 's' .. p.s\n"
     "  r.why, r.options = 'made for N ' .. p.n .. ' on ' .. t.sms, { '--opt' }\n"
-    "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main mapped_main'\n"
+    "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main mapped_main mapped_end'\n"
     "  r.candidates, r.refused = {}, { { schedule = 'tensor', why = 'no such cores' } }\n"
     "  for i, name in ipairs(names) do\n"
     "    r.candidates[i] = { schedule = name .. ':x=1', predicted_us = i, why = 'because' }\n"
@@ -69,7 +71,8 @@ enum { FAKE_MAX_LAUNCHES = 16, FAKE_MAX_LINES = 64 };
 
 typedef struct fake_launch {
     char entry[32];
-    unsigned grid[3], block[3], cluster[3], smem;
+    unsigned grid[3], block[3], smem;
+    cj_attributes attributes;
     int n_args;
     void *stream;
     unsigned char args[CJ_MAX_ARGS][8]; /* the arguments' bytes */
@@ -201,15 +204,14 @@ static convjit_status fake_run(cj_device *d, const cj_function *function, const 
     return CONVJIT_OK;
 }
 
-static convjit_status fake_run_cluster(cj_device *d, const cj_function *function, const unsigned grid[3],
-                                       const unsigned block[3], const unsigned cluster[3], unsigned smem, void **args,
-                                       int n_args, void *stream)
+static convjit_status fake_run_with(cj_device *d, const cj_function *function, const unsigned grid[3], const unsigned block[3],
+                                    const cj_attributes *attributes, unsigned smem, void **args, int n_args, void *stream)
 {
     fake *f = fake_of_device(d);
     int number = f->n_launches;
     convjit_status status = fake_run(d, function, grid, block, smem, args, n_args, stream);
     if (number < FAKE_MAX_LAUNCHES)
-        memcpy(f->launches[number].cluster, cluster, sizeof f->launches[number].cluster);
+        f->launches[number].attributes = *attributes;
     return status;
 }
 
@@ -276,7 +278,8 @@ static void fake_open(fake *f, const fake *other, bool memory_only, int verbose)
     *f = (fake){.binding = 1, .lock = PTHREAD_MUTEX_INITIALIZER};
     f->device = (cj_device){
         .bind = fake_bind, .load = fake_load, .unload = fake_unload, .function = fake_function,
-        .resources = fake_resources, .launch = fake_run, .launch_cluster = fake_run_cluster, .encode = fake_encode, .close = fake_close_device, .smem_limit = 1000,
+        .resources = fake_resources, .launch = fake_run, .launch_with = fake_run_with, .encode = fake_encode, .close = fake_close_device,
+        .smem_limit = 1000,
     };
     f->compiler = (cj_compiler){.kind = "fake", .identity = fake_identity, .compile = fake_compile,
                                 .close = fake_close_compiler};

@@ -79,6 +79,7 @@ static cj_kernel *make_kernel(void)
     add_arg(&k->launches[1], CJ_ARG_RESIDUAL, NULL);
     add_arg(&k->launches[1], CJ_ARG_OUTPUT, NULL);
     k->launches[1].cluster[0] = 2;
+    k->launches[1].overlap = true;
     add_map(&k->launches[1]);
     return k;
 }
@@ -90,7 +91,7 @@ static const char kernel_text[] =
     "launch partial\ngrid_x ceildiv(P, 4)\ngrid_y 2\ngrid_z N\nblock_x 32\nblock_y 4\nblock_z 1\nsmem 48 * 1024\n"
     "arg input\narg weights\narg workspace 0\narg i32 H * W\narg i64 N * H * W\n"
     "launch sum\ngrid_x ceildiv(N * P * Q, 256)\ngrid_y 2\ngrid_z N\nblock_x 256\nblock_y 4\nblock_z 1\n"
-    "cluster_x 2\ncluster_y 1\ncluster_z 1\nsmem 48 * 1024\narg workspace 0\narg bias\narg residual\narg output\n"
+    "cluster_x 2\ncluster_y 1\ncluster_z 1\noverlap\nsmem 48 * 1024\narg workspace 0\narg bias\narg residual\narg output\n"
     "arg tensor_map workspace\nmap_element f16\nmap_swizzle 128\nmap_offset 256 * N\nmap_dim 64\nmap_box 64\nmap_every 1\n"
     "map_dim W\nmap_stride 128\nmap_box 8\nmap_every 1\nmap_dim H\nmap_stride 128 * W\nmap_box 4\nmap_every 2\nend\n";
 
@@ -233,6 +234,7 @@ static void test_check_launches(void)
     REFUSED(l->block[2] = 65, "launch 1: block_z: 65 is not between 1 and 64");
     REFUSED(l->cluster[1] = 0, "launch 1: cluster_y: 0 is not between 1 and 8");
     REFUSED(l->cluster[2] = 9, "launch 1: cluster_z: 9 is not between 1 and 8");
+    REFUSED(l->overlap = true, "launch 1: overlap: the first launch has none before it in the plan");
     REFUSED((l->cluster[0] = 3, l->cluster[1] = 3), "launch 1: cluster: 3*3*1 blocks are above the limit 8");
 #define MAP (k->launches[1].args[4].map)
     REFUSED(MAP->map.box[0] = 0, "launch 2, arg 5: tensor_map: box[1]: 0 is not between 1 and 256");
@@ -308,6 +310,7 @@ static void check_edited(const char *from, const char *to, const char *part)
 static void test_damage(void)
 {
     check_edited("cluster_x 2", "cluster_x 1", "a cluster of one block is not written");
+    check_edited("overlap\n", "overlap 1\n", "expected \"smem\" and a value");
     check_edited("cluster_y 1\n", "", "expected \"cluster_y\" and a value");
     check_edited("map_element f16", "map_element f15", "map_element is unknown");
     check_edited("arg tensor_map workspace", "arg tensor_map i32", "expected the name of a tensor, or workspace");

@@ -152,7 +152,7 @@ static convjit_plan *create_mapped(fake *f, int64_t n, int64_t h, int64_t w)
     return plan;
 }
 
-/* Tensor maps are made at each launch, of the launch's pointers; clusters have a function of their own. */
+/* Tensor maps are made at each launch, of the launch's pointers; clusters and overlap are attributes. */
 static void test_maps(fake *f)
 {
     convjit_plan *plan = create_mapped(f, 2, 20, 10);
@@ -162,7 +162,8 @@ static void test_maps(fake *f)
     CHECK_OK(convjit_plan_launch(plan, &t, NULL));
     const fake_launch *l = &f->launches[0];
     CHECK_STR(l->entry, "mapped_main");
-    CHECK(l->cluster[0] == 1 && l->cluster[1] == 2 && l->cluster[2] == 1);
+    CHECK(l->attributes.cluster[0] == 1 && l->attributes.cluster[1] == 2 && l->attributes.cluster[2] == 1);
+    CHECK(!l->attributes.overlap && l[1].attributes.overlap && l[1].attributes.cluster[1] == 1);
     CHECK(fake_arg_i32(l, 0) == 10 && fake_arg_pointer(l, 1) == memory[0] && fake_arg_pointer(l, 3) == memory[4]);
     CHECK(fake_arg_pointer(l, 2) == memory[5] + 16);
     const cj_tensor_map *m = f->maps;
@@ -171,11 +172,12 @@ static void test_maps(fake *f)
     CHECK(m[1].rank == 1 && m[1].element == CJ_MAP_F32 && m[1].dims[0] == 200 && m[1].swizzle == 0);
     t.input = memory[1];
     CHECK_OK(convjit_plan_launch(plan, &t, NULL));
-    CHECK(fake_arg_pointer(&f->launches[1], 1) == memory[1]);
+    CHECK(fake_arg_pointer(&f->launches[2], 1) == memory[1]);
     t.input = NULL;
     CHECK_FAILS(convjit_plan_launch(plan, &t, NULL), CONVJIT_INVALID, "input is NULL");
     CHECK_OK(convjit_plan_describe(plan, &text));
     CHECK_HAS(text, "grid 2 x 20 x 1, block 32 x 1 x 1, cluster 1 x 2 x 1\n");
+    CHECK_HAS(text, "grid 2 x 1 x 1, block 32 x 1 x 1, overlaps the one before\n");
     convjit_free(text);
     convjit_plan_destroy(plan);
     CHECK_INT(refused(f, 2, 21, 10, "mapped"), CONVJIT_UNSUPPORTED);

@@ -109,6 +109,7 @@ static const example examples[] = {
     { "barrier_sync(1, 64); barrier_arrive(i, 128);", AMPERE, "BAR.SYNC BAR.ARV" },
     { "cluster_arrive(); cluster_wait(); cluster_sync();", HOPPER, "UCGABAR_ARV UCGABAR_WAIT" },
     { "p[0] = cluster_rank() + cluster_blocks(); *cluster_map((unsigned *)s, i) = 1;", HOPPER, "0x654 ST.E" },
+    { "grid_launch_dependents(); grid_wait(); p[0] = i;", HOPPER, "PREEXIT ACQBULK" },
     { "if (elect_one()) p[0] = 1;", HOPPER, "ELECT" },
 };
 enum { EXAMPLES = sizeof examples / sizeof *examples };

@@ -224,6 +224,8 @@ static void test_contract(void)
         {"r.launches[1].args[1].x = '0'", "result: launches[1].args[1] has an unknown field 'x'"},
         {"r.launches[1].cluster = { 2, 1 }", "result: launches[1].cluster has 2 elements, expected 3 to 3"},
         {"r.launches[1].cluster = { 2, 1, 8 }", "cluster: 2*1*8 blocks are above the limit 8"},
+        {"r.launches[1].overlap = 1", "result: launches[1].overlap is a number, expected a boolean"},
+        {"r.launches[1].overlap = true", "launch 1: overlap: the first launch has none before it in the plan"},
         {"map().tensor = 'i32'", "args[1].tensor is 'i32', which is no tensor and not the workspace"},
         {"map().tensor = nil", "args[1].tensor is missing"},
         {"map().element = 'f64'", "args[1].element is 'f64', which is no element of a tensor map"},
@@ -246,6 +248,7 @@ static void test_contract(void)
     };
     CHECK_OK(generate_changed(""));
     CHECK_OK(generate_changed("r.launches[1].cluster = { 2, 2, 2 }"));
+    CHECK_OK(generate_changed("r.launches[1].overlap = false"));
     CHECK_OK(generate_changed("map()"));
     CHECK_OK(generate_changed("map().offset, map().element_strides, map().swizzle = 'N', { 1, 2 }, 0"));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

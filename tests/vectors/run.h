@@ -302,8 +302,9 @@ static convjit_status launch(runner *r, vector_case *c)
     if (!s && c->has_map) s = d->encode(d, &c->map, tensor, map);
     const cj_function *f = r->functions[c->text];
     int n_args = c->has_map ? 4 : 3;
+    const cj_attributes attributes = {.cluster = {c->blocks, 1, 1}};
     if (!s)
-        s = c->blocks > 1 ? d->launch_cluster(d, f, grid, block, grid, c->smem, args, n_args, NULL)
+        s = c->blocks > 1 ? d->launch_with(d, f, grid, block, &attributes, c->smem, args, n_args, NULL)
                           : d->launch(d, f, grid, block, c->smem, args, n_args, NULL);
     if (!s) s = d->sync(d, NULL);
     return s ? s : d->read(d, c->out, r->out, c->out_bytes);
