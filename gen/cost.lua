@@ -23,6 +23,11 @@ function cost.occupancy(target, threads, registers, smem)
     return min(by_registers, by_smem, target.warps_sm // warps, target.blocks_sm)
 end
 
+-- Seconds of arithmetic and of memory in one launch; their overlap is never perfect.
+local function together_us(compute, memory)
+    return LAUNCH_US + 1e6 * (max(compute, memory) + OVERLAP_LOSS * min(compute, memory))
+end
+
 -- launch: { blocks, threads, registers, smem,
 --           stages = rounds of load, barrier, compute that a block goes through,
 --           issue = instructions that each thread issues in a stage, once = and outside of the stages,
@@ -44,9 +49,12 @@ function cost.launch(target, launch)
     local once = together * max(warps * launch.once / issue_rate, launch.store_steps * STORE_STEP) + ROUND_TRIP
     local clocks = per_sm / together * (launch.stages * stage + once)
     local compute = clocks / target.clock
-    local memory = max(launch.bytes / target.bandwidth, launch.l2_bytes / target.l2_bandwidth)
-    -- the overlap of arithmetic and memory is never perfect
-    return LAUNCH_US + 1e6 * (max(compute, memory) + OVERLAP_LOSS * min(compute, memory))
+    return together_us(compute, max(launch.bytes / target.bandwidth, launch.l2_bytes / target.l2_bandwidth))
+end
+
+-- A launch of that many FMAs (by the ordinary units) and bytes of device memory has no less than this predicted.
+function cost.floor(target, fmas, bytes)
+    return together_us(fmas / (target.fma * target.sms * target.clock), bytes / target.bandwidth)
 end
 
 return cost

@@ -42,16 +42,18 @@ function launch.narrow(p)
     }
 end
 
--- derive(p, parameters, target), worked out once for each parameter table: check, time, explain and launch all ask for it.
+-- derive(p, parameters, target), worked out once for each parameter table: check, time, explain and launch all ask for it. Only
+-- those of the latest problem are kept.
 function launch.remember(derive)
-    local shapes = setmetatable({}, { __mode = "k" })
+    local problem, shapes
     return function(p, parameters, target)
+        if p ~= problem then problem, shapes = p, {} end
         local known = shapes[parameters]
-        if not known or known.p ~= p then
-            known = { p = p, shape = derive(p, parameters, target) }
+        if not known then
+            known = derive(p, parameters, target)
             shapes[parameters] = known
         end
-        return known.shape
+        return known
     end
 end
 

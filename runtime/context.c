@@ -156,12 +156,12 @@ convjit_status cj_context_usual_sms(convjit *cj, const char *arch, int *sms)
     return unlock_script(cj, status);
 }
 
-convjit_status cj_context_candidates(convjit *cj, const convjit_problem *p, const char *arch, int sms, char ***specs,
-                                     size_t *n)
+convjit_status cj_context_candidates(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                     char ***specs, size_t *n)
 {
     convjit_status status = lock_script(cj);
     if (status == CONVJIT_OK)
-        status = cj_script_candidates(cj->script, p, arch, sms, specs, n);
+        status = cj_script_candidates(cj->script, p, arch, sms, schedule, specs, n);
     return unlock_script(cj, status);
 }
 

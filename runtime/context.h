@@ -24,8 +24,8 @@ struct cj_plans *cj_plans_create(void);
 void cj_plans_free(struct cj_plans *plans, cj_device *device);
 
 /* context.c: script.c's lists, under the context's lock. Free each string and the array. */
-convjit_status cj_context_candidates(convjit *cj, const convjit_problem *p, const char *arch, int sms, char ***specs,
-                                     size_t *n);
+convjit_status cj_context_candidates(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                     char ***specs, size_t *n);
 convjit_status cj_context_refusals(convjit *cj, const convjit_problem *p, const char *arch, int sms, char ***lines,
                                    size_t *n);
 void cj_strings_free(char **strings, size_t n);

@@ -216,7 +216,9 @@ CONVJIT_API convjit_status convjit_generate_torch(convjit *cj, const convjit_pro
                                                   const char *schedule, char **source);
 
 /* Every schedule considered for a problem, as JSON:
- * {"problem","arch","candidates":[{"schedule","predicted_us","why"}, ...best first],"refused":[{"schedule","why"}]} */
+ * {"problem","arch","candidates":[{"schedule","predicted_us","why"}, ...best first],"refused":[{"schedule","why"}]}
+ * A candidate whose schedule is a name alone ("direct") stands for candidates of that schedule that are not listed, none of
+ * which is predicted to take less. */
 CONVJIT_API convjit_status convjit_schedules(convjit *cj, const convjit_problem *problem, const char *arch, char **json);
 
 /* ---- Precompiling and the cache: no GPU needed --------------------------------------------------------------------- */

@@ -175,9 +175,10 @@ void cj_script_close(cj_script *s);
  * One thread at a time (context.c locks). */
 convjit_status cj_script_generate(cj_script *s, const convjit_problem *p, const char *arch, int sms, const char *schedule,
                                   cj_kernel **kernel, char **schedules_json);
-/* Specifications of all candidates, best first: malloc'd array of malloc'd strings. */
-convjit_status cj_script_candidates(cj_script *s, const convjit_problem *p, const char *arch, int sms, char ***specs,
-                                    size_t *n);
+/* Specifications of the candidates, best first: malloc'd array of malloc'd strings. A schedule's name alone stands for those of
+ * its candidates that are not in the list: ask for them with that name as `schedule`, which is else NULL. */
+convjit_status cj_script_candidates(cj_script *s, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                    char ***specs, size_t *n);
 /* "SCHEDULE: why" for each schedule that was refused, likewise. */
 convjit_status cj_script_refusals(cj_script *s, const convjit_problem *p, const char *arch, int sms, char ***lines,
                                   size_t *n);

@@ -480,15 +480,6 @@ static convjit_status try_schedule(choice *c, const char *schedule, ready **out,
     return status;
 }
 
-/* true if a candidate is one of those that were asked for, and not tried yet. */
-static bool is_left(const choice *c, const char *spec)
-{
-    size_t n = c->wanted ? strlen(c->wanted) : 0;
-    if (c->first && strcmp(spec, c->first) == 0)
-        return false;
-    return !c->wanted || (strncmp(spec, c->wanted, n) == 0 && spec[n] == ':');
-}
-
 static convjit_status fail_choice(const choice *c)
 {
     if (c->lacks_compiler)
@@ -497,29 +488,31 @@ static convjit_status fail_choice(const choice *c)
 }
 
 /* The best candidate may not run for this N, H and W, or may not be in the cache of a machine that cannot compile: then
- * the next one that can serves. */
-static convjit_status try_others(choice *c, ready **out, convjit_origin *origin)
+ * the next one that can serves. *left: all that were tried have failed in such a way. */
+static convjit_status try_others(choice *c, const char *wanted, ready **out, convjit_origin *origin, bool *left)
 {
     char **specs = NULL;
     size_t n = 0;
-    convjit_status status = cj_context_candidates(c->cj, c->problem, c->arch, c->sms, &specs, &n);
-    bool another = status == CONVJIT_OK, served = false;
-    for (size_t i = 0; i < n && another && !served; i++)
-        if (is_left(c, specs[i])) {
-            status = try_schedule(c, specs[i], out, origin, &another);
-            served = status == CONVJIT_OK;
-        }
+    convjit_status status = cj_context_candidates(c->cj, c->problem, c->arch, c->sms, wanted, &specs, &n);
+    *left = status == CONVJIT_OK;
+    for (size_t i = 0; i < n && *left; i++) {
+        if (!strchr(specs[i], ':')) /* a schedule's other candidates */
+            status = try_others(c, specs[i], out, origin, left);
+        else if (!c->first || strcmp(specs[i], c->first) != 0)
+            status = try_schedule(c, specs[i], out, origin, left);
+    }
     cj_strings_free(specs, n);
-    return served || !another ? status : fail_choice(c);
+    return status;
 }
 
 static convjit_status ask_generator(choice *c, ready **out, convjit_origin *origin)
 {
     bool another, exact = c->wanted && strchr(c->wanted, ':');
     convjit_status status = try_schedule(c, c->wanted, out, origin, &another);
-    if (status != CONVJIT_OK && another && !exact)
-        status = try_others(c, out, origin);
-    return status;
+    if (status == CONVJIT_OK || !another || exact)
+        return status;
+    status = try_others(c, c->wanted, out, origin, &another);
+    return another ? fail_choice(c) : status;
 }
 
 /* ---- Selections: what the generator picked for the same problem before, most likely in another process ---- */

@@ -1238,10 +1238,10 @@ convjit_status cj_script_generate(cj_script *s, const convjit_problem *p, const 
     return status;
 }
 
-convjit_status cj_script_candidates(cj_script *s, const convjit_problem *p, const char *arch, int sms, char ***specs,
-                                    size_t *n)
+convjit_status cj_script_candidates(cj_script *s, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                    char ***specs, size_t *n)
 {
-    request r = {.problem = p, .arch = arch, .sms = sms};
+    request r = {.problem = p, .arch = arch, .sms = sms, .schedule = schedule};
     convjit_status status = run_generate(s, &r);
     if (status == CONVJIT_OK) {
         *specs = r.specs;

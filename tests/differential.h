@@ -134,22 +134,32 @@ static void count_kernel(campaign *c, const convjit_problem *p, const char *sche
     pthread_mutex_unlock(&c->lock);
 }
 
-/* Sometimes another candidate than the best, and variants that no candidate list holds for small images: 64-bit offsets. */
-static char *draw_schedule(campaign *c, rng *r, const convjit_problem *p)
+/* One of the candidates; where that is a whole schedule, one of its own. NULL if there is none. */
+static char *draw_candidate(cj_script *script, rng *r, const convjit_problem *p, const char *arch, const char *of)
 {
-    if (rng_chance(r, 40)) return NULL;
     char **specs = NULL, *chosen = NULL;
     size_t n = 0;
-    pthread_mutex_lock(&c->lock);
-    convjit_status s = cj_script_candidates(c->script, p, c->arch, 0, &specs, &n);
-    pthread_mutex_unlock(&c->lock);
-    if (s) return NULL; /* the plan fails for the same reason, and reports it */
+    if (cj_script_candidates(script, p, arch, 0, of, &specs, &n)) return NULL;
     size_t pick = (size_t)rng_range(r, 0, (int64_t)n - 1);
     for (size_t i = 0; i < n; i++) {
         if (i == pick) chosen = specs[i];
         else free(specs[i]);
     }
     free(specs);
+    if (strchr(chosen, ':')) return chosen;
+    char *inner = draw_candidate(script, r, p, arch, chosen);
+    free(chosen);
+    return inner;
+}
+
+/* Sometimes another candidate than the best, and variants that no candidate list holds for small images: 64-bit offsets. */
+static char *draw_schedule(campaign *c, rng *r, const convjit_problem *p)
+{
+    if (rng_chance(r, 40)) return NULL;
+    pthread_mutex_lock(&c->lock);
+    char *chosen = draw_candidate(c->script, r, p, c->arch, NULL);
+    pthread_mutex_unlock(&c->lock);
+    if (!chosen) return NULL; /* the plan fails for the same reason, and reports it */
     char *wide = strstr(chosen, "wide=0");
     if (wide && rng_chance(r, 15)) wide[5] = '1';
     return chosen;

@@ -54,40 +54,52 @@ local function with(s, changes)
              flat = s.flat, wide = s.wide }
 end
 
--- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.
-local function derive(p, s)
-    local d = { threads = s.lq * s.lk * s.tp, kt = s.lk * s.tk, tile_q = s.lq * s.tq }
-    d.k_of_group = s.gt > 1 and d.kt // s.gt or d.kt        -- output channels of one group in the tile
-    d.tiles_k = s.gt > 1 and ceildiv(p.groups, s.gt) or p.groups * ceildiv(p.kg, d.kt)
-    d.stages_c = ceildiv(p.cg, s.ct)
-    d.stages_r = ceildiv(p.r, s.rt)
-    d.chunks = ceildiv(d.stages_c, s.split)                 -- channel stages of one split
+-- The patch of a stage of `ct` channels and `rt` filter rows. The names are those of `derive`.
+local function patch_of(p, s, ct, rt)
     -- a patch with a single filter row or column holds only the rows or columns that are used
-    d.row_step = s.rt == 1 and p.stride_h or 1
-    d.col_step = p.s == 1 and p.stride_w or 1
-    d.rows_apart = s.rt == 1 and 1 or p.stride_h            -- patch rows between two output rows
-    d.cols_apart = p.s == 1 and 1 or p.stride_w
-    d.rows = (s.tp - 1) * d.rows_apart + (s.rt - 1) * p.dil_h + 1
-    d.window = (s.tq - 1) * d.cols_apart + (p.s - 1) * p.dil_w + 1
-    d.vector = s.win == 1 and s.tq * d.cols_apart % 4 == 0  -- the window can be read 16 bytes at a time
-    d.cols = (d.tile_q - 1) * d.cols_apart + (p.s - 1) * p.dil_w + 1
-    if d.vector then
-        d.window = roundup(d.window, 4)
-        d.cols = roundup((s.lq - 1) * s.tq * d.cols_apart + d.window, 4)
+    local rows_apart, cols_apart = rt == 1 and 1 or p.stride_h, p.s == 1 and 1 or p.stride_w
+    local rows = (s.tp - 1) * rows_apart + (rt - 1) * p.dil_h + 1
+    local across = (p.s - 1) * p.dil_w + 1
+    local window, cols = (s.tq - 1) * cols_apart + across, (s.lq * s.tq - 1) * cols_apart + across
+    local vector = s.win == 1 and s.tq * cols_apart % 4 == 0  -- the window can be read 16 bytes at a time
+    if vector then
+        window = roundup(window, 4)
+        cols = roundup((s.lq - 1) * s.tq * cols_apart + window, 4)
     end
-    d.pitch = roundup(d.cols, 4)
-    d.channels = s.gt * s.ct
+    local pitch = roundup(cols, 4)
     -- Planes 4 banks apart let a warp write 8 channels x 4 columns, or read 16 bytes of each of 8 groups, without conflict.
-    d.plane = d.rows * d.pitch
-    if d.channels > 1 and (p.layout == "nhwc" or s.gt > 1) then d.plane = d.plane + (4 - d.plane % 32 + 32) % 32 end
-    d.w_rows = s.ct * s.rt * p.s
-    d.w_pitch = roundup(d.kt, 4) + (d.kt >= 8 and 4 or 0)
-    d.patch_floats = d.channels * d.plane
-    d.smem = s.stage == 1 and 4 * (d.patch_floats + d.w_rows * d.w_pitch) or 0
-    d.registers = s.tk * s.tq + s.tk + (s.win == 1 and d.window or s.tq) + 30
-    if s.wide == 1 then d.registers = d.registers + 16 end
-    d.registers = min(roundup(d.registers, 8), 255)
-    return d
+    local plane = rows * pitch
+    if s.gt * ct > 1 and (p.layout == "nhwc" or s.gt > 1) then plane = plane + (4 - plane % 32 + 32) % 32 end
+    return rows, cols, window, vector, pitch, plane, rows_apart, cols_apart
+end
+
+-- Floats of a filter's column of weights in shared memory.
+local function weight_pitch(kt)
+    return roundup(kt, 4) + (kt >= 8 and 4 or 0)
+end
+
+-- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.
+-- (One table constructor: hundreds of candidates, and a table that grows field by field costs three times as much.)
+local function derive(p, s)
+    local rows, cols, window, vector, pitch, plane, rows_apart, cols_apart = patch_of(p, s, s.ct, s.rt)
+    local kt, channels, w_rows = s.lk * s.tk, s.gt * s.ct, s.ct * s.rt * p.s
+    local w_pitch, patch_floats, stages_c = weight_pitch(kt), channels * plane, ceildiv(p.cg, s.ct)
+    local registers = s.tk * s.tq + s.tk + (s.win == 1 and window or s.tq) + 30 + 16 * s.wide
+    return {
+        threads = s.lq * s.lk * s.tp, kt = kt, tile_q = s.lq * s.tq,
+        k_of_group = s.gt > 1 and kt // s.gt or kt,         -- output channels of one group in the tile
+        tiles_k = s.gt > 1 and ceildiv(p.groups, s.gt) or p.groups * ceildiv(p.kg, kt),
+        stages_c = stages_c, stages_r = ceildiv(p.r, s.rt),
+        chunks = ceildiv(stages_c, s.split),                -- channel stages of one split
+        row_step = s.rt == 1 and p.stride_h or 1,           -- image rows between two patch rows
+        col_step = p.s == 1 and p.stride_w or 1,
+        rows_apart = rows_apart, cols_apart = cols_apart,   -- patch rows between two output rows
+        rows = rows, cols = cols, pitch = pitch, plane = plane, channels = channels,
+        window = window, vector = vector,
+        w_rows = w_rows, w_pitch = w_pitch, patch_floats = patch_floats,
+        smem = s.stage == 1 and 4 * (patch_floats + w_rows * w_pitch) or 0,
+        registers = min(roundup(registers, 8), 255),
+    }
 end
 
 local shape <const> = launch.remember(derive)
@@ -132,14 +144,13 @@ end
 local function stage(p, s)
     local budget <const> = 6 * 1024 -- floats: several blocks with 24 KiB each run well together
     for _, rt in ipairs { p.r, 1 } do
-        local one = with(s, { ct = 1, rt = rt, stage = 1 })
-        local d = shape(p, one)
-        local floats = d.patch_floats + d.w_rows * d.w_pitch
+        local rows, _, _, _, _, plane = patch_of(p, s, 1, rt)
+        local floats = s.gt * plane + rt * p.s * weight_pitch(s.lk * s.tk)
         -- dilated rows between the taps would be staged for nothing: then single rows are better
-        if (rt == 1 or p.dil_h == 1 or d.rows <= 2 * s.tp * rt) and floats <= STATIC_SMEM // 4 then
+        if (rt == 1 or p.dil_h == 1 or rows <= 2 * s.tp * rt) and floats <= STATIC_SMEM // 4 then
             local ct = 1
             while ct < 16 and 2 * ct <= p.cg and 2 * ct * floats <= budget and 2 * ct * rt * p.s <= 256 do ct = 2 * ct end
-            return ct == 1 and one or with(one, { ct = ct })
+            return with(s, { ct = ct, rt = rt, stage = 1 })
         end
     end
 end
@@ -217,6 +228,12 @@ function direct.candidates(p, t)
         add(stage(p, small) or with(small, { ct = 1, rt = 1, stage = 0 }))
     end
     return list
+end
+
+-- No tile does better than every FMA unit busy and every byte moved once.
+function direct.least_us(p, t)
+    local out = p.n * p.k * p.p * p.q
+    return cost.floor(t, out * p.cg * p.r * p.s, (p.n * p.c * p.h * p.w + p.k * p.cg * p.r * p.s + out) * p.bytes)
 end
 
 local SECTOR <const> = 32 -- bytes: what the L2 cache moves at least

@@ -49,6 +49,37 @@ check("candidates come in order", (function()
     return #first.candidates > 10
 end)())
 
+-- ---- Schedules that are not looked at ----
+
+local function predicted(changes, wanted)
+    return init.generate(with(changes), { arch = "sm_90a", sms = 132 }, wanted).candidates
+end
+for name, changes in strict.sorted {
+    large = { math = "f16" }, small = { n = 1, h = 14, w = 14, r = 3, s = 3 }, pointwise = { r = 1, s = 1, layout = "nhwc" },
+    grouped = { groups = 32 }, depthwise = { groups = 64, k = 64, r = 7, s = 7 }, strided = { stride_h = 2, stride_w = 3, n = 64 },
+} do
+    local least = schedule.module("direct").least_us(problem.of(with(changes)), target.of { arch = "sm_90a" })
+    local listed = predicted(changes, "direct")
+    check("a least time is one: " .. name, least > 0 and least <= listed[1].predicted_us)
+    check("a schedule by its name hides nothing: " .. name, (function()
+        for _, each in ipairs(listed) do
+            if not string.find(each.schedule, "^direct:") then return false end
+        end
+        return true
+    end)())
+end
+check("a schedule that cannot win has one line", (function()
+    local all, lines = predicted { math = "f16", n = 64, h = 56, w = 56 }, 0
+    for _, each in ipairs(all) do
+        if string.find(each.schedule, "^direct") then lines = each.schedule == "direct" and lines + 1 or 99 end
+    end
+    return lines == 1 and all[1].predicted_us < all[#all].predicted_us
+end)())
+check("more candidates than are listed have one line", (function()
+    local all = predicted { groups = 2, n = 64 }
+    return #all == 21 and all[21].schedule == "direct" and all[21].predicted_us >= all[20].predicted_us
+end)())
+
 -- ---- Every field matters ----
 
 local seen = { [first.source] = "base" }

@@ -59,7 +59,8 @@ static const char FAKE_INIT[] =
     "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main mapped_main mapped_end'\n"
     "  r.candidates, r.refused = {}, { { schedule = 'tensor', why = 'no such cores' } }\n"
     "  for i, name in ipairs(names) do\n"
-    "    r.candidates[i] = { schedule = name .. ':x=1', predicted_us = i, why = 'because' }\n"
+    "    local listed = wanted or i == 1 or p.c ~= 9\n" /* 9 channels: of the others, only the schedules are listed */
+    "    r.candidates[i] = { schedule = listed and name .. ':x=1' or name, predicted_us = i, why = 'because' }\n"
     "  end\n"
     "  return r\n"
     "end\n"

@@ -206,6 +206,15 @@ static void test_candidates(fake *f)
     CHECK_INT(refused(f, 2, 20, 11, "even:x=1"), CONVJIT_UNSUPPORTED);
     p.c = 7;
     CHECK_FAILS(convjit_plan_create(&plan, f->cj, &p), CONVJIT_UNSUPPORTED, "seven channels");
+    p = fake_problem(2, 20, 11);
+    p.c = 9; /* two and plain were not looked at, and now they are */
+    CHECK_OK(convjit_plan_create(&plan, f->cj, &p));
+    CHECK_STR(convjit_plan_schedule(plan), "plain:x=1");
+    convjit_plan_destroy(plan);
+    p.h = 65536;
+    p.w = 1001;
+    CHECK_FAILS(convjit_plan_create(&plan, f->cj, &p), CONVJIT_UNSUPPORTED, "; schedule two:x=1: launches[2].args[1]");
+    CHECK_HAS(convjit_errmsg(), "; schedule plain:x=1: launches[1].");
 }
 
 static void test_limits(fake *f)
@@ -352,7 +361,7 @@ static void test_many(fake *f)
     CHECK_INT(wrong, 0);
     for (int i = 0; i < MANY; i++)
         convjit_plan_destroy(plans[i]);
-    CHECK_INT(f->loads, 4); /* one for each of the four kernels that f has used */
+    CHECK_INT(f->loads, 5); /* one for each of the five kernels that f has used */
 }
 
 /* ---- Many threads ---- */

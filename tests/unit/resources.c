@@ -102,12 +102,9 @@ int main(void)
         draw_sizes(&r, &p, rng_chance(&r, 50) ? 1e6 : 1e10);
         const char *arch = architectures[rng_range(&r, 0, ARCHITECTURES - 1)];
         add(&p, arch, NULL);
-        char **specs = NULL;
-        size_t n = 0;
-        CHECK_OK(cj_script_candidates(all.script, &p, arch, 0, &specs, &n));
-        if (n) add(&p, arch, strdup(specs[rng_range(&r, 0, (int64_t)n - 1)]));
-        for (size_t j = 0; j < n; j++) free(specs[j]);
-        free(specs);
+        char *schedule = draw_candidate(all.script, &r, &p, arch, NULL);
+        CHECK(schedule);
+        if (schedule) add(&p, arch, schedule);
     }
     pthread_t threads[64];
     int n = (int)sysconf(_SC_NPROCESSORS_ONLN);

@@ -102,7 +102,7 @@ static void test_generate(void)
     size_t n = 0;
     CHECK_OK(cj_script_open(&s, NULL));
     CHECK_OK(cj_script_generate(s, &p, "sm_90a", 132, NULL, &k, &json));
-    CHECK_OK(cj_script_candidates(s, &p, "sm_90a", 132, &specs, &n));
+    CHECK_OK(cj_script_candidates(s, &p, "sm_90a", 132, NULL, &specs, &n));
     CHECK_STR(k->tuple, "c8k16r3s5_pad1x2_bias_leaky_relu0.25");
     CHECK_STR(k->arch, "sm_90a");
     CHECK_STR(k->options[0], "--gpu-architecture=sm_90a");

@@ -493,7 +493,7 @@ static void candidates(char first[256], char second[256])
     size_t n = 0;
     convjit_problem p = problem(PROBLEM);
     CHECK_OK(convjit_open(&cj, &config));
-    CHECK_OK(cj_context_candidates(cj, &p, "sm_90a", 132, &specs, &n));
+    CHECK_OK(cj_context_candidates(cj, &p, "sm_90a", 132, NULL, &specs, &n));
     CHECK(n >= 2);
     snprintf(first, 256, "%s", n > 0 ? specs[0] : "");
     snprintf(second, 256, "%s", n > 1 ? specs[1] : "");
