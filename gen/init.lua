@@ -35,9 +35,11 @@ end
 --             bias = boolean, residual = boolean }
 -- target:   { arch = "sm_90a", sms = number of multiprocessors, 0 if unknown }
 -- wanted:   nil, a schedule's name, or a full specification
--- Returns   { name, tuple, arch, schedule, why, source, options, workspace, align, requires = { { expr, why } },
+-- Returns   { name, tuple, arch, schedule, why, source, options, workspace, packed, align, requires = { { expr, why } },
 --             launches = { { entry, grid = { x, y, z }, block = { x, y, z }, smem, args = { { kind, expr } },
 --                            cluster = { x, y, z } of blocks (sm_90, at most 8; nil: of one),
+--                            packs = true: it reads weights and writes `packed` bytes, both for all N, H and W; skipped
+--                                      where the caller has these already. Before all other launches,
 --                            overlap = true: it may begin while the launch before it still runs, touches nothing that launches
 --                                      before it write ahead of grid_wait(), and calls that in every block (sm_90) } },
 --             candidates = { { schedule, predicted_us, why } }, refused = { { schedule, why } } }
@@ -64,6 +66,7 @@ local function generate(given, device, wanted)
         -- no contraction: every fused multiply-add is written as fmaf, so that results do not depend on the compiler
         options = { "--gpu-architecture=" .. t.arch, "--std=c++17", "--fmad=false" },
         workspace = launch.workspace,
+        packed = launch.packed,
         align = launch.align,
         requires = launch.requires,
         launches = launch.launches,

@@ -258,6 +258,7 @@ typedef struct convjit_tensors {
     const void *input, *weights, *bias, *residual;
     void *output;
     void *workspace; /* convjit_plan_workspace bytes, 256-byte aligned; NULL if that is 0 */
+    const void *packed; /* NULL, or what convjit_weights_pack made; ignored by a plan that packs nothing */
 } convjit_tensors;
 
 /* Makes a plan for the problem on the context's device: picks a schedule, takes its kernel from memory, disk or the
@@ -270,8 +271,21 @@ CONVJIT_API convjit_status convjit_plan_create(convjit_plan **plan, convjit *cj,
 CONVJIT_API convjit_status convjit_plan_create_with(convjit_plan **plan, convjit *cj, const convjit_problem *problem,
                                                     const char *schedule);
 
-/* Bytes of workspace a launch needs; 0 if none. */
+/* Bytes of workspace a launch needs; 0 if none. A launch with `packed` needs convjit_plan_packed_size bytes less. */
 CONVJIT_API size_t convjit_plan_workspace(const convjit_plan *plan);
+
+/* Weights that stay the same from launch to launch, as in inference, can be packed once: the order of a kernel's own, which
+ * each launch makes from `weights` otherwise. Bytes of the packed weights; 0 if the plan's kernel takes them as they are. */
+CONVJIT_API size_t convjit_plan_packed_size(const convjit_plan *plan);
+
+/* Enqueues the packing of `weights` into `packed`, which is memory of the caller's, convjit_plan_packed_size bytes, 256-byte
+ * aligned. Does nothing if that is 0. Like convjit_plan_launch it never allocates, compiles, locks or synchronises, may be
+ * captured, and may be called by any number of threads, each with its own `packed`.
+ * Launches may take `packed` once the packing is done: on the same stream, or behind an event of it. They only read it, so any
+ * number of them may share it, in any number of threads. It serves every plan of the same problem but for N, H and W, whose
+ * convjit_plan_schedule is the same on a GPU of the same architecture. It knows nothing of later changes of `weights`: whoever
+ * changes them packs again, when no launch reads `packed` any more. Such launches read no `weights`, which may be NULL. */
+CONVJIT_API convjit_status convjit_weights_pack(const convjit_plan *plan, const void *weights, void *packed, void *stream);
 
 /* Bytes to which every tensor of a launch must be aligned. */
 CONVJIT_API size_t convjit_plan_alignment(const convjit_plan *plan);

@@ -77,6 +77,7 @@ enum {
 typedef enum cj_arg_kind { /* names in Lua and in the text form: */
     CJ_ARG_INPUT, CJ_ARG_WEIGHTS, CJ_ARG_BIAS, CJ_ARG_RESIDUAL, CJ_ARG_OUTPUT, /* "input" ... "output": device pointer */
     CJ_ARG_WORKSPACE, /* "workspace": device pointer + the expression's bytes */
+    CJ_ARG_PACKED,    /* "packed": likewise, of the packed weights */
     CJ_ARG_I32,       /* "i32": int, the expression's value; an error if it does not fit */
     CJ_ARG_I64,       /* "i64": long long */
     CJ_ARG_TENSOR_MAP, /* "tensor_map": a map of 128 bytes, by value (`const __grid_constant__ TensorMap`) */
@@ -97,7 +98,7 @@ typedef struct cj_tensor_map {
 } cj_tensor_map;
 /* The same in a launch table: dims, strides and the offset behind the tensor's start, in bytes, are expressions. */
 typedef struct cj_tensor_arg {
-    cj_arg_kind tensor;                 /* a tensor, or the workspace */
+    cj_arg_kind tensor;                 /* a tensor, the workspace or the packed weights */
     cj_tensor_map map;                  /* without dims and strides */
     char *offset, *dims[CJ_MAX_AXES], *strides[CJ_MAX_AXES - 1];
 } cj_tensor_arg;
@@ -113,6 +114,7 @@ typedef struct cj_launch {
     char *grid[3];     /* expressions, each >= 1 and within the hardware's limits when evaluated */
     int block[3];
     int cluster[3];    /* blocks of a cluster, at most CJ_MAX_CLUSTER; divides the grid */
+    bool packs;        /* reads weights and writes packed weights, nothing else; before all launches that do not */
     bool overlap;      /* may begin while the launch before it still runs; calls grid_wait() (sm_90). Not of the first */
     char *smem;        /* expression: dynamic shared memory in bytes */
     int n_args;
@@ -129,6 +131,7 @@ typedef struct cj_kernel {
     int n_options;
     char *options[CJ_MAX_OPTIONS]; /* compiler options in order */
     char *workspace;   /* expression: bytes */
+    char *packed;      /* expression, the same for all N, H and W: bytes of the packed weights. NULL: it packs none */
     int align;         /* bytes to which tensors must be aligned: power of two, 1..256 */
     int n_requires;
     struct { char *expr, *why; } requires[CJ_MAX_REQUIRES]; /* facts of N, H, W without which this kernel must not run */

@@ -10,6 +10,7 @@
  *     why one line
  *     [option --gpu-architecture=sm_90a]
  *     workspace EXPRESSION
+ *     [packed EXPRESSION]
  *     align 4
  *     [require EXPRESSION
  *     because one line]
@@ -17,6 +18,7 @@
  *     grid_x EXPRESSION, grid_y and grid_z likewise
  *     block_x 128, block_y and block_z likewise
  *     [cluster_x 2, cluster_y and cluster_z likewise, unless all are 1]
+ *     [packs]
  *     [overlap]
  *     smem EXPRESSION
  *     [arg KIND, and behind a blank the expression if the kind has one; behind the kind tensor_map, whose memory it is, and:
@@ -40,7 +42,8 @@ enum { MAX_LINE = 4096, MAX_BLOCK = 1024, MAX_BLOCK_Z = 64, MAX_ALIGN = 256, MAP
 static const char *const arg_names[CJ_ARG_KIND_COUNT] = {
     [CJ_ARG_INPUT] = "input",   [CJ_ARG_WEIGHTS] = "weights",     [CJ_ARG_BIAS] = "bias",
     [CJ_ARG_OUTPUT] = "output", [CJ_ARG_WORKSPACE] = "workspace", [CJ_ARG_RESIDUAL] = "residual",
-    [CJ_ARG_I32] = "i32",       [CJ_ARG_I64] = "i64",             [CJ_ARG_TENSOR_MAP] = "tensor_map",
+    [CJ_ARG_PACKED] = "packed", [CJ_ARG_I32] = "i32",             [CJ_ARG_I64] = "i64",
+    [CJ_ARG_TENSOR_MAP] = "tensor_map",
 };
 static const char *const grid_names[3] = {"grid_x", "grid_y", "grid_z"};
 static const char *const block_names[3] = {"block_x", "block_y", "block_z"};
@@ -93,7 +96,7 @@ void cj_kernel_free(cj_kernel *k)
 {
     if (!k)
         return;
-    char *parts[] = {k->name, k->tuple, k->arch, k->schedule, k->why, k->source, k->workspace};
+    char *parts[] = {k->name, k->tuple, k->arch, k->schedule, k->why, k->source, k->workspace, k->packed};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         free(parts[i]);
     for (int i = 0; i < CJ_MAX_OPTIONS; i++)
@@ -225,8 +228,8 @@ static convjit_status check_map(const place *at, const cj_tensor_arg *arg)
 {
     if (!arg)
         return broken(at, "the tensor map is missing");
-    if ((unsigned)arg->tensor > CJ_ARG_WORKSPACE)
-        return broken(at, "the tensor map's memory is no tensor and no workspace");
+    if ((unsigned)arg->tensor > CJ_ARG_PACKED)
+        return broken(at, "the tensor map's memory is no tensor, no workspace and no packed weights");
     if (cj_tensor_map_check_box(&arg->map) != CONVJIT_OK)
         return broken(at, "tensor_map: %s", convjit_errmsg());
     convjit_status status = check_expr(at, "offset", arg->offset);
@@ -356,6 +359,75 @@ static convjit_status check_map_alignment(const place *at)
     return CONVJIT_OK;
 }
 
+/* ---- Packed weights: they must serve every N, H and W ---- */
+
+static convjit_status check_fixed(const place *at, const char *field, const char *expr)
+{
+    return expr && strpbrk(expr, "NHWPQ") ? broken(at, "%s: \"%s\" depends on N, H or W, and packed weights must not", field, expr)
+                                          : CONVJIT_OK;
+}
+
+static bool may_pack(cj_arg_kind kind)
+{
+    return kind == CJ_ARG_WEIGHTS || kind == CJ_ARG_PACKED || kind == CJ_ARG_I32 || kind == CJ_ARG_I64;
+}
+
+static convjit_status check_packing_arg(const place *at, const cj_arg *arg)
+{
+    const cj_tensor_arg *map = arg->map;
+    if (!may_pack(map ? map->tensor : arg->kind))
+        return broken(at, "packs: it may take weights, packed weights and numbers, not %s",
+                      arg_names[map ? map->tensor : arg->kind]);
+    convjit_status status = check_fixed(at, "expr", map ? map->offset : arg->expr);
+    for (int i = 0; map && !status && i < map->map.rank; i++)
+        status = check_fixed(at, "dims", map->dims[i]);
+    for (int i = 0; map && !status && i < map->map.rank - 1; i++)
+        status = check_fixed(at, "strides", map->strides[i]);
+    return status;
+}
+
+static convjit_status check_packing_launch(place *at, const cj_launch *l)
+{
+    convjit_status status = check_fixed(at, "smem", l->smem);
+    for (int axis = 0; !status && axis < 3; axis++)
+        status = check_fixed(at, grid_names[axis], l->grid[axis]);
+    for (int i = 0; !status && i < l->n_args; i++) {
+        at->arg = i + 1;
+        status = check_packing_arg(at, &l->args[i]);
+    }
+    at->arg = 0;
+    return status;
+}
+
+static bool takes_packed(const cj_launch *l)
+{
+    for (int i = 0; i < l->n_args; i++)
+        if (l->args[i].kind == CJ_ARG_PACKED || (l->args[i].map && l->args[i].map->tensor == CJ_ARG_PACKED))
+            return true;
+    return false;
+}
+
+static convjit_status check_packing(const cj_kernel *k, convjit_status failure)
+{
+    place at = {.kernel = k, .status = failure};
+    convjit_status status = k->packed ? check_expr(&at, "packed", k->packed) : CONVJIT_OK;
+    if (!status)
+        status = check_fixed(&at, "packed", k->packed);
+    if (!status && k->packed && !k->launches[0].packs)
+        status = broken(&at, "packed: the first launch does not pack");
+    for (int i = 0; !status && i < k->n_launches; i++) {
+        const cj_launch *l = &k->launches[i];
+        at.launch = i + 1;
+        if (!k->packed && (l->packs || takes_packed(l)))
+            status = broken(&at, "packed weights, of which the kernel has none");
+        else if (l->packs && i > 0 && !l[-1].packs)
+            status = broken(&at, "packs: the launch before does not");
+        else if (l->packs)
+            status = check_packing_launch(&at, l);
+    }
+    return status;
+}
+
 static bool writes_output(const cj_kernel *k)
 {
     for (int i = 0; i < k->n_launches; i++)
@@ -390,6 +462,8 @@ convjit_status cj_kernel_check(const cj_kernel *k, bool from_cache)
     at.launch = 0;
     if (!status)
         status = check_map_alignment(&at);
+    if (!status)
+        status = check_packing(k, at.status);
     if (!status && !writes_output(k))
         status = broken(&at, "launches: none of them takes the output");
     return status;
@@ -427,6 +501,8 @@ static void write_launch(const cj_launch *l, cj_text *out)
         cj_text_printf(out, "%s %d\n", block_names[axis], l->block[axis]);
     for (int axis = 0; is_clustered(l) && axis < 3; axis++)
         cj_text_printf(out, "%s %d\n", cluster_names[axis], l->cluster[axis]);
+    if (l->packs)
+        cj_text_puts(out, "packs\n");
     if (l->overlap)
         cj_text_puts(out, "overlap\n");
     cj_text_printf(out, "smem %s\n", l->smem);
@@ -448,7 +524,10 @@ convjit_status cj_kernel_write(const cj_kernel *k, cj_text *out)
                    k->schedule, k->why);
     for (int i = 0; i < k->n_options; i++)
         cj_text_printf(out, "option %s\n", k->options[i]);
-    cj_text_printf(out, "workspace %s\nalign %d\n", k->workspace, k->align);
+    cj_text_printf(out, "workspace %s\n", k->workspace);
+    if (k->packed)
+        cj_text_printf(out, "packed %s\n", k->packed);
+    cj_text_printf(out, "align %d\n", k->align);
     for (int i = 0; i < k->n_requires; i++)
         cj_text_printf(out, "require %s\nbecause %s\n", k->requires[i].expr, k->requires[i].why);
     for (int i = 0; i < k->n_launches; i++)
@@ -578,8 +657,8 @@ static convjit_status take_map_of(reader *r, const char *name, size_t length, cj
     arg->map = calloc(1, sizeof *arg->map);
     if (!arg->map)
         return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a kernel description");
-    if (!cj_arg_kind_parse(name, length, &arg->map->tensor) || arg->map->tensor > CJ_ARG_WORKSPACE)
-        return cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: expected the name of a tensor, or workspace", r->line - 1);
+    if (!cj_arg_kind_parse(name, length, &arg->map->tensor) || arg->map->tensor > CJ_ARG_PACKED)
+        return cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: expected the name of a tensor, workspace or packed", r->line - 1);
     return take_map(r, arg->map);
 }
 
@@ -615,6 +694,7 @@ static convjit_status take_launch(reader *r, cj_launch *l)
         status = take_int(r, cluster_names[axis], &l->cluster[axis]);
     if (clustered && !status && !is_clustered(l))
         status = cj_fail(CONVJIT_CORRUPT, "kernel description, line %d: a cluster of one block is not written", r->line - 1);
+    l->packs = !status && take_if(r, "packs");
     l->overlap = !status && take_if(r, "overlap");
     if (!status)
         status = take_string(r, "smem", &l->smem);
@@ -641,6 +721,8 @@ static convjit_status take_head(reader *r, cj_kernel *k)
     }
     if (!status)
         status = take_string(r, "workspace", &k->workspace);
+    if (!status && next_is(r, "packed"))
+        status = take_string(r, "packed", &k->packed);
     if (!status)
         status = take_int(r, "align", &k->align);
     return status;

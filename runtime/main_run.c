@@ -14,6 +14,7 @@ static const char run_help[] =
     "  --device auto|gpu|emu the emulated device runs the same kernel on the CPU, slowly (default: auto, a GPU if there is one)\n"
     "  --arch ARCH           target architecture (default: the GPU's own; on the emulated device sm_90a)\n"
     "  --schedule NAME       a schedule's name or full specification (default: the one with the least predicted time)\n"
+    "  --packed              pack the weights once, before the launches, and not in each\n"
     "  --check[=WORDS]       compare with a double-precision reference. Words, joined by commas: exact (integer data,\n"
     "                        compared for equality; the default), random (normal data, compared within an error bound),\n"
     "                        full (every element; otherwise a sample when there are very many)\n"
@@ -35,7 +36,7 @@ typedef enum device_choice { DEVICE_AUTO, DEVICE_GPU, DEVICE_EMU } device_choice
 typedef struct run_options {
     device_choice device;
     const char *arch, *schedule, *manifest;
-    bool check, random, full, time, json, force;
+    bool check, random, full, time, json, force, packed;
     uint64_t seed;
 } run_options;
 
@@ -91,7 +92,7 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         { "check", optional_argument, NULL, 'c' },    { "time", no_argument, NULL, 't' },
         { "seed", required_argument, NULL, 'r' },     { "json", no_argument, NULL, 'j' },
         { "force", no_argument, NULL, 'f' },          { "trace", no_argument, NULL, 'T' },
-        { "help", no_argument, NULL, 'h' },
+        { "packed", no_argument, NULL, 'p' },         { "help", no_argument, NULL, 'h' },
         { 0 },
     };
     *o = (run_options){ .seed = 1 };
@@ -106,6 +107,7 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         case 't': o->time = true; break;
         case 'j': o->json = true; break;
         case 'f': o->force = true; break;
+        case 'p': o->packed = true; break;
         case 'T': setenv("CONVJIT_EMU_TRACE", "1", 1); break;
         case 'r':
             ok = parse_count(optarg, UINT64_MAX, &o->seed);
@@ -178,7 +180,7 @@ static void close_session(session *s)
 
 /* ---- Tensors ---- */
 
-typedef struct memory { void *host[CONVJIT_TENSOR_COUNT], *device[CONVJIT_TENSOR_COUNT], *workspace; } memory;
+typedef struct memory { void *host[CONVJIT_TENSOR_COUNT], *device[CONVJIT_TENSOR_COUNT], *workspace, *packed; } memory;
 
 static size_t tensor_bytes(const convjit_problem *p, convjit_tensor which)
 {
@@ -192,8 +194,8 @@ static void memory_free(convjit *cj, memory *m)
         if (m->device[i])
             convjit_device_free(cj, m->device[i]);
     }
-    if (m->workspace)
-        convjit_device_free(cj, m->workspace);
+    convjit_device_free(cj, m->workspace);
+    convjit_device_free(cj, m->packed);
 }
 
 /* One tensor on both sides. Inputs are filled; the output starts as NaN, so that an element never written shows. */
@@ -220,16 +222,22 @@ static convjit_status memory_make(const session *s, const convjit_problem *p, co
         if (status != CONVJIT_OK)
             return status;
     }
-    size_t workspace = convjit_plan_workspace(plan);
-    return workspace > 0 ? convjit_device_alloc(s->cj, &m->workspace, workspace) : CONVJIT_OK;
+    size_t packed = s->options->packed ? convjit_plan_packed_size(plan) : 0;
+    size_t workspace = convjit_plan_workspace(plan) - packed;
+    convjit_status status = workspace > 0 ? convjit_device_alloc(s->cj, &m->workspace, workspace) : CONVJIT_OK;
+    if (status == CONVJIT_OK && packed > 0)
+        status = convjit_device_alloc(s->cj, &m->packed, packed);
+    if (status == CONVJIT_OK && packed > 0)
+        status = convjit_weights_pack(plan, m->device[CONVJIT_WEIGHTS], m->packed, NULL);
+    return status;
 }
 
-static convjit_tensors tensors_of(void *const at[CONVJIT_TENSOR_COUNT], void *workspace)
+static convjit_tensors tensors_of(void *const at[CONVJIT_TENSOR_COUNT], void *workspace, const void *packed)
 {
     return (convjit_tensors){
         .size = sizeof(convjit_tensors), .input = at[CONVJIT_INPUT], .weights = at[CONVJIT_WEIGHTS],
         .bias = at[CONVJIT_BIAS], .residual = at[CONVJIT_RESIDUAL], .output = at[CONVJIT_OUTPUT],
-        .workspace = workspace,
+        .workspace = workspace, .packed = packed,
     };
 }
 
@@ -301,7 +309,7 @@ static convjit_status launch_and_check(session *s, const convjit_problem *p, con
                                        outcome *out)
 {
     const run_options *o = s->options;
-    convjit_tensors device = tensors_of(m->device, m->workspace), host = tensors_of(m->host, NULL);
+    convjit_tensors device = tensors_of(m->device, m->workspace, m->packed), host = tensors_of(m->host, NULL, NULL);
     convjit_status status = convjit_plan_launch(plan, &device, NULL);
     if (status == CONVJIT_OK)
         status = convjit_device_sync(s->cj, NULL);

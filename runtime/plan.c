@@ -19,6 +19,7 @@ enum {
     WORKSPACE_ALIGNMENT = 256,
     MAP_ALIGNMENT = 16,             /* of a tensor map's memory */
     N_TENSORS = CJ_ARG_WORKSPACE,   /* the kinds before it are the five tensors */
+    N_POINTERS = CJ_ARG_PACKED + 1, /* those, the workspace and the packed weights */
     MOST_SELECTIONS = 4096,         /* that a context keeps on disk: sizes that never repeat must not fill it */
     FIELD_BYTES = 48,
     PROBLEM_BYTES = 512
@@ -37,7 +38,7 @@ typedef struct step { /* one launch */
     unsigned grid[3], block[3], smem;
     int n_args;
     uint8_t kinds[CJ_MAX_ARGS];
-    value values[CJ_MAX_ARGS]; /* of a tensor: 0, of the workspace: an offset; the caller's pointer is added */
+    value values[CJ_MAX_ARGS]; /* of a tensor: 0, of other memory: an offset; the caller's pointer is added */
     bool special;              /* has attributes, or tensor maps */
     cj_attributes attributes;
     int n_maps;
@@ -68,8 +69,9 @@ typedef struct ready {
     cj_built *built;
     char *why;                  /* the built kernel's own may speak of another N, H and W */
     size_t workspace, alignment;
-    bool used[N_TENSORS];
-    int n_steps;
+    size_t packed;              /* a multiple of WORKSPACE_ALIGNMENT */
+    bool used[N_TENSORS], used_packed[N_TENSORS]; /* by a launch; by one that does not pack weights */
+    int n_steps, n_packing;     /* the first n_packing of them pack weights */
     step steps[CJ_MAX_LAUNCHES];
 } ready;
 
@@ -268,8 +270,6 @@ static convjit_status evaluate_map(const evaluation *e, const char *field, const
     tensor *t = &out->maps[out->n_maps++];
     *t = (tensor){.map = arg->map, .kind = (uint8_t)arg->tensor};
     out->special = true;
-    if ((int)arg->tensor < N_TENSORS)
-        r->used[arg->tensor] = true;
     int64_t offset = 0;
     convjit_status status = evaluate(e, field, arg->offset, 0, INT64_MAX, &offset);
     for (int i = 0; !status && i < arg->map.rank; i++)
@@ -290,13 +290,17 @@ static convjit_status evaluate_arg(const evaluation *e, int launch, int i, ready
     const cj_arg *arg = &e->kernel->launches[launch].args[i];
     out->kinds[i] = (uint8_t)arg->kind;
     out->values[i] = (value){.i64 = 0};
-    if ((int)arg->kind < N_TENSORS) {
-        r->used[arg->kind] = true;
-        return CONVJIT_OK;
+    int memory = arg->map ? (int)arg->map->tensor : (int)arg->kind;
+    if (memory < N_TENSORS) {
+        r->used[memory] = true;
+        r->used_packed[memory] |= !e->kernel->launches[launch].packs;
     }
+    if ((int)arg->kind < N_TENSORS)
+        return CONVJIT_OK;
     char field[FIELD_BYTES];
     int64_t least = arg->kind == CJ_ARG_I32 ? INT32_MIN : arg->kind == CJ_ARG_I64 ? INT64_MIN : 0;
-    int64_t most = arg->kind == CJ_ARG_I32 ? INT32_MAX : arg->kind == CJ_ARG_I64 ? INT64_MAX : (int64_t)r->workspace;
+    int64_t most = arg->kind == CJ_ARG_I32 ? INT32_MAX : arg->kind == CJ_ARG_I64 ? INT64_MAX
+                   : (int64_t)(arg->kind == CJ_ARG_PACKED ? r->packed : r->workspace);
     int64_t number;
     snprintf(field, sizeof field, "launches[%d].args[%d]", launch + 1, i + 1);
     if (arg->kind == CJ_ARG_TENSOR_MAP)
@@ -332,20 +336,31 @@ static convjit_status evaluate_launch(const evaluation *e, int launch, ready *r)
     return status;
 }
 
+static size_t round_up(size_t bytes)
+{
+    return (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
+}
+
 /* Fills in all of r that depends on the kernel and on N, H, W. CONVJIT_UNSUPPORTED if the kernel cannot serve them. */
 static convjit_status evaluate_kernel(const cj_kernel *kernel, ready *r)
 {
     const convjit_problem *p = &r->problem;
     const evaluation e = {kernel, {p->n, p->h, p->w, convjit_problem_p(p), convjit_problem_q(p)}};
-    int64_t workspace = 0;
+    const int64_t most = INT64_MAX / 4; /* so that their sum can be rounded up */
+    int64_t workspace = 0, packed = 0;
     convjit_status status = check_requires(&e);
     if (status == CONVJIT_OK)
-        status = evaluate(&e, "workspace", kernel->workspace, 0, INT64_MAX, &workspace);
+        status = evaluate(&e, "workspace", kernel->workspace, 0, most, &workspace);
+    if (status == CONVJIT_OK && kernel->packed)
+        status = evaluate(&e, "packed", kernel->packed, 0, most, &packed);
     r->workspace = (size_t)workspace;
+    r->packed = round_up((size_t)packed);
     r->alignment = (size_t)kernel->align;
     r->n_steps = kernel->n_launches;
-    for (int i = 0; i < kernel->n_launches && status == CONVJIT_OK; i++)
+    for (int i = 0; i < kernel->n_launches && status == CONVJIT_OK; i++) {
+        r->n_packing += kernel->launches[i].packs;
         status = evaluate_launch(&e, i, r);
+    }
     return status;
 }
 
@@ -703,97 +718,164 @@ void convjit_plan_destroy(convjit_plan *plan)
 
 /* ---- Launching ---- */
 
-static const char *const pointer_names[N_TENSORS + 1] = {"input", "weights", "bias", "residual", "output", "workspace"};
+static const char *const pointer_names[N_POINTERS] = {"input", "weights", "bias", "residual", "output", "workspace", "packed"};
+
+/* What a call is about: all launches, those behind the packing of weights, or the packing alone. */
+typedef struct call {
+    const ready *r;
+    uintptr_t pointers[N_POINTERS];
+    int first, end;           /* of the launches */
+    const bool *used;         /* which tensors */
+    size_t workspace, packed; /* bytes of each that the caller has to give */
+} call;
 
 /* Says which of the pointers is wrong. */
-static convjit_status fail_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 1])
+static convjit_status fail_pointers(const call *c)
 {
-    for (int i = 0; i <= N_TENSORS; i++) {
-        bool used = i < N_TENSORS ? r->used[i] : r->workspace > 0;
-        size_t alignment = i < N_TENSORS ? r->alignment : WORKSPACE_ALIGNMENT;
-        if (used && !pointers[i])
+    for (int i = 0; i < N_POINTERS; i++) {
+        bool used = i < N_TENSORS ? c->used[i] : (i == CJ_ARG_PACKED ? c->packed : c->workspace) > 0;
+        size_t alignment = i < N_TENSORS ? c->r->alignment : WORKSPACE_ALIGNMENT;
+        if (used && !c->pointers[i])
             return cj_fail(CONVJIT_INVALID, "%s is NULL", pointer_names[i]);
-        if (used && pointers[i] % alignment)
+        if (used && c->pointers[i] % alignment)
             return cj_fail(CONVJIT_INVALID, "%s is not aligned to %zu bytes", pointer_names[i], alignment);
     }
     return cj_fail(CONVJIT_INVALID, "output is also the input, the weights or the bias");
 }
 
-static bool check_pointers(const ready *r, const uintptr_t pointers[N_TENSORS + 1])
+static bool fits(size_t bytes, uintptr_t pointer)
 {
-    uintptr_t all = 0, output = pointers[CJ_ARG_OUTPUT];
-    bool ok = r->workspace == 0 || (pointers[N_TENSORS] && pointers[N_TENSORS] % WORKSPACE_ALIGNMENT == 0);
+    return bytes == 0 || (pointer && pointer % WORKSPACE_ALIGNMENT == 0);
+}
+
+static bool check_pointers(const call *c)
+{
+    uintptr_t all = 0, output = c->pointers[CJ_ARG_OUTPUT];
+    bool ok = fits(c->workspace, c->pointers[CJ_ARG_WORKSPACE]) && fits(c->packed, c->pointers[CJ_ARG_PACKED]);
     for (int i = 0; i < N_TENSORS; i++) {
-        all |= r->used[i] ? pointers[i] : 0;
-        ok &= !r->used[i] || pointers[i];
+        all |= c->used[i] ? c->pointers[i] : 0;
+        ok &= !c->used[i] || c->pointers[i];
     }
     for (int i = CJ_ARG_INPUT; i <= CJ_ARG_BIAS; i++)
-        ok &= !r->used[i] || pointers[i] != output;
-    return ok && (all & (r->alignment - 1)) == 0;
+        ok &= !c->used[i] || c->pointers[i] != output;
+    return ok && (all & (c->r->alignment - 1)) == 0;
 }
 
 /* With tensor maps, which are made here because they hold addresses, or attributes. */
-static convjit_status launch_special(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
+static convjit_status launch_special(const call *c, int i_step, void *stream)
 {
     _Alignas(64) unsigned char maps[CJ_MAX_MAPS][CJ_TENSOR_MAP_BYTES];
+    const ready *r = c->r;
+    const step *s = &r->steps[i_step];
     value values[CJ_MAX_ARGS];
     void *args[CJ_MAX_ARGS];
     int n_maps = 0;
     for (int i = 0; i < s->n_args; i++) {
         values[i] = s->values[i];
         args[i] = &values[i];
-        if (s->kinds[i] <= N_TENSORS)
-            values[i].pointer += pointers[s->kinds[i]];
+        if (s->kinds[i] < N_POINTERS)
+            values[i].pointer += c->pointers[s->kinds[i]];
         if (s->kinds[i] != CJ_ARG_TENSOR_MAP)
             continue;
         const tensor *t = &s->maps[n_maps];
-        void *base = (void *)(pointers[t->kind] + t->offset);
+        void *base = (void *)(c->pointers[t->kind] + t->offset);
         convjit_status status = r->device->encode(r->device, &t->map, base, maps[n_maps]);
         if (status != CONVJIT_OK)
             return status;
         args[i] = maps[n_maps++];
     }
-    return r->device->launch_with(r->device, s->function, s->grid, s->block, &s->attributes, s->smem, args, s->n_args, stream);
+    cj_attributes attributes = s->attributes;
+    attributes.overlap &= i_step > c->first; /* what ran before this call knows nothing of it */
+    return r->device->launch_with(r->device, s->function, s->grid, s->block, &attributes, s->smem, args, s->n_args, stream);
 }
 
-static convjit_status launch_step(const ready *r, const step *s, const uintptr_t pointers[N_TENSORS + 1], void *stream)
+static convjit_status launch_step(const call *c, int i_step, void *stream)
 {
+    const ready *r = c->r;
+    const step *s = &r->steps[i_step];
     value values[CJ_MAX_ARGS];
     void *args[CJ_MAX_ARGS];
     for (int i = 0; i < s->n_args; i++) {
         values[i] = s->values[i];
-        if (s->kinds[i] <= N_TENSORS)
-            values[i].pointer += pointers[s->kinds[i]];
+        if (s->kinds[i] < N_POINTERS)
+            values[i].pointer += c->pointers[s->kinds[i]];
         args[i] = &values[i];
     }
     return r->device->launch(r->device, s->function, s->grid, s->block, s->smem, args, s->n_args, stream);
+}
+
+static convjit_status launch_all(const call *c, void *stream)
+{
+    convjit_status status = CONVJIT_OK;
+    for (int i = c->first; i < c->end && status == CONVJIT_OK; i++)
+        status = (c->r->steps[i].special ? launch_special : launch_step)(c, i, stream);
+    return status;
+}
+
+/* A caller that was built before there was `packed` gives a shorter struct. */
+static convjit_status check_tensors(const convjit_tensors *t)
+{
+    bool old = t && t->size < sizeof *t;
+    return cj_check_struct(t, old ? offsetof(convjit_tensors, packed) : sizeof *t, "convjit_tensors");
+}
+
+/* Of a launch that packs the weights itself: they lie behind the kernel's own. */
+static size_t plan_workspace(const ready *r)
+{
+    return r->packed ? round_up(r->workspace) + r->packed : r->workspace;
 }
 
 convjit_status convjit_plan_launch(const convjit_plan *plan, const convjit_tensors *t, void *stream)
 {
     if (!plan)
         return cj_fail(CONVJIT_INVALID, "plan is NULL");
-    convjit_status status = cj_check_struct(t, sizeof *t, "convjit_tensors");
+    convjit_status status = check_tensors(t);
     if (status != CONVJIT_OK)
         return status;
     const ready *r = plan->ready;
-    const uintptr_t pointers[N_TENSORS + 1] = {
-        [CJ_ARG_INPUT] = (uintptr_t)t->input, [CJ_ARG_WEIGHTS] = (uintptr_t)t->weights,
-        [CJ_ARG_BIAS] = (uintptr_t)t->bias, [CJ_ARG_RESIDUAL] = (uintptr_t)t->residual,
-        [CJ_ARG_OUTPUT] = (uintptr_t)t->output, [CJ_ARG_WORKSPACE] = (uintptr_t)t->workspace,
+    const uintptr_t workspace = (uintptr_t)t->workspace, packed = t->size < sizeof *t ? 0 : (uintptr_t)t->packed;
+    call c = {
+        .r = r, .end = r->n_steps, .used = r->used, .workspace = plan_workspace(r),
+        .pointers = {
+            [CJ_ARG_INPUT] = (uintptr_t)t->input, [CJ_ARG_WEIGHTS] = (uintptr_t)t->weights,
+            [CJ_ARG_BIAS] = (uintptr_t)t->bias, [CJ_ARG_RESIDUAL] = (uintptr_t)t->residual,
+            [CJ_ARG_OUTPUT] = (uintptr_t)t->output, [CJ_ARG_WORKSPACE] = workspace,
+            [CJ_ARG_PACKED] = workspace + round_up(r->workspace), /* packed by this call */
+        },
     };
-    if (!check_pointers(r, pointers))
-        return fail_pointers(r, pointers);
-    for (int i = 0; i < r->n_steps && status == CONVJIT_OK; i++)
-        status = (r->steps[i].special ? launch_special : launch_step)(r, &r->steps[i], pointers, stream);
-    return status;
+    if (r->packed && packed) {
+        c.first = r->n_packing;
+        c.used = r->used_packed;
+        c.workspace = r->workspace;
+        c.packed = r->packed;
+        c.pointers[CJ_ARG_PACKED] = packed;
+    }
+    return check_pointers(&c) ? launch_all(&c, stream) : fail_pointers(&c);
+}
+
+convjit_status convjit_weights_pack(const convjit_plan *plan, const void *weights, void *packed, void *stream)
+{
+    static const bool used[N_TENSORS] = {[CJ_ARG_WEIGHTS] = true};
+    if (!plan)
+        return cj_fail(CONVJIT_INVALID, "plan is NULL");
+    const ready *r = plan->ready;
+    const call c = {
+        .r = r, .end = r->n_packing, .used = used, .packed = r->packed,
+        .pointers = {[CJ_ARG_WEIGHTS] = (uintptr_t)weights, [CJ_ARG_PACKED] = (uintptr_t)packed},
+    };
+    return check_pointers(&c) ? launch_all(&c, stream) : fail_pointers(&c);
 }
 
 /* ---- Facts about a plan ---- */
 
 size_t convjit_plan_workspace(const convjit_plan *plan)
 {
-    return plan->ready->workspace;
+    return plan_workspace(plan->ready);
+}
+
+size_t convjit_plan_packed_size(const convjit_plan *plan)
+{
+    return plan->ready->packed;
 }
 
 size_t convjit_plan_alignment(const convjit_plan *plan)
@@ -844,6 +926,9 @@ convjit_status convjit_plan_describe(const convjit_plan *plan, char **text)
                    plan->origin == CONVJIT_COMPILED ? "the compiler" : origin_name(plan->origin));
     for (int i = 0; i < r->n_steps; i++)
         describe_step(r, i, &out);
-    cj_text_printf(&out, "workspace  %zu bytes\nalignment  %zu bytes\n", r->workspace, r->alignment);
+    cj_text_printf(&out, "workspace  %zu bytes", plan_workspace(r));
+    if (r->packed)
+        cj_text_printf(&out, ", of which %zu for packed weights", r->packed);
+    cj_text_printf(&out, "\nalignment  %zu bytes\n", r->alignment);
     return cj_text_take(&out, text);
 }

@@ -746,8 +746,8 @@ static cj_arg_kind read_tensor(lua_State *L, const place *parent)
     size_t length;
     const char *name = lua_tolstring(L, -1, &length);
     cj_arg_kind kind = CJ_ARG_KIND_COUNT;
-    if (!cj_arg_kind_parse(name, length, &kind) || kind > CJ_ARG_WORKSPACE)
-        contract_broken(L, &at, lua_pushfstring(L, "is '%s', which is no tensor and not the workspace", name));
+    if (!cj_arg_kind_parse(name, length, &kind) || kind > CJ_ARG_PACKED)
+        contract_broken(L, &at, lua_pushfstring(L, "is '%s', which is no tensor, not the workspace and not packed weights", name));
     lua_pop(L, 1);
     return kind;
 }
@@ -895,13 +895,14 @@ static bool read_flag(lua_State *L, const place *parent, const char *field)
 
 static void read_launch(lua_State *L, const place *at, cj_launch *out)
 {
-    static const char *const fields[] = {"entry", "grid", "block", "cluster", "overlap", "smem", "args", NULL};
+    static const char *const fields[] = {"entry", "grid", "block", "cluster", "packs", "overlap", "smem", "args", NULL};
     check_fields(L, at, fields);
     read_string_field(L, at, "entry", &out->entry);
     read_string_field(L, at, "smem", &out->smem);
     read_grid(L, at, out->grid);
     read_block(L, at, out->block);
     read_cluster(L, at, out->cluster);
+    out->packs = read_flag(L, at, "packs");
     out->overlap = read_flag(L, at, "overlap");
     place list = get_field(L, at, "args");
     out->n_args = check_list(L, &list, 0, CJ_MAX_ARGS);
@@ -953,7 +954,7 @@ static void read_launches(lua_State *L, const place *root, cj_kernel *k)
 static void read_kernel(lua_State *L, const place *root, cj_kernel *k)
 {
     static const char *const fields[] = {"name", "tuple", "arch", "schedule", "why", "source", "options", "workspace",
-                                         "align", "requires", "launches", "candidates", "refused", NULL};
+                                         "packed", "align", "requires", "launches", "candidates", "refused", NULL};
     check_fields(L, root, fields);
     read_string_field(L, root, "name", &k->name);
     read_string_field(L, root, "tuple", &k->tuple);
@@ -962,6 +963,11 @@ static void read_kernel(lua_State *L, const place *root, cj_kernel *k)
     read_string_field(L, root, "why", &k->why);
     read_string_field(L, root, "source", &k->source);
     read_string_field(L, root, "workspace", &k->workspace);
+    place packed = get_field(L, root, "packed");
+    if (lua_isnil(L, -1))
+        lua_pop(L, 1);
+    else
+        read_string(L, &packed, &k->packed);
     place align = get_field(L, root, "align");
     k->align = read_int(L, &align);
     read_options(L, root, k);

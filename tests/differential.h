@@ -193,7 +193,7 @@ static void *campaign_thread(void *user)
 }
 
 /* Runs all problems and prints how many there were. Returns the number of distinct kernels. */
-static int campaign_run(campaign *c)
+static inline int campaign_run(campaign *c)
 {
     pthread_t threads[64];
     pthread_mutex_init(&c->lock, NULL);

@@ -9,7 +9,7 @@
 enum { GUARD = 4096 }; /* bytes before and behind the output that must stay as they were */
 
 typedef struct run_tensors {
-    void *host[CONVJIT_TENSOR_COUNT], *device[CONVJIT_TENSOR_COUNT], *workspace;
+    void *host[CONVJIT_TENSOR_COUNT], *device[CONVJIT_TENSOR_COUNT], *workspace, *packed;
     size_t bytes[CONVJIT_TENSOR_COUNT];
 } run_tensors;
 
@@ -20,6 +20,7 @@ static inline void run_free(convjit *cj, run_tensors *t)
         convjit_device_free(cj, t->device[i]);
     }
     convjit_device_free(cj, t->workspace);
+    convjit_device_free(cj, t->packed);
 }
 
 static inline convjit_status run_setup(convjit *cj, const convjit_problem *p, bool exact, uint64_t seed, run_tensors *t)
@@ -47,17 +48,27 @@ static inline bool all_poison(const unsigned char *bytes, size_t n)
     return true;
 }
 
+/* What the launch needs beside the tensors. Of odd seeds the weights are packed before it, if the kernel packs any. */
+static inline convjit_status run_reserve(convjit *cj, const convjit_plan *plan, uint64_t seed, run_tensors *t)
+{
+    size_t packed = seed & 1 ? convjit_plan_packed_size(plan) : 0, workspace = convjit_plan_workspace(plan) - packed;
+    convjit_status s = workspace ? convjit_device_alloc(cj, &t->workspace, workspace) : CONVJIT_OK;
+    if (!s && packed) s = convjit_device_alloc(cj, &t->packed, packed);
+    if (!s && packed) s = convjit_weights_pack(plan, t->device[CONVJIT_WEIGHTS], t->packed, NULL);
+    return s;
+}
+
 /* Launches a plan of the problem with data drawn from the seed, and compares. */
 static inline convjit_status run_plan(convjit *cj, const convjit_problem *p, const convjit_plan *plan, bool exact,
                                       uint64_t seed, uint64_t max_macs, cj_check *result)
 {
     run_tensors t = { 0 };
     convjit_status s = run_setup(cj, p, exact, seed, &t);
-    if (!s && convjit_plan_workspace(plan)) s = convjit_device_alloc(cj, &t.workspace, convjit_plan_workspace(plan));
+    if (!s) s = run_reserve(cj, plan, seed, &t);
     if (!s) {
         convjit_tensors device = { .size = sizeof device, .input = t.device[CONVJIT_INPUT],
-                                   .weights = t.device[CONVJIT_WEIGHTS], .bias = t.device[CONVJIT_BIAS],
-                                   .residual = t.device[CONVJIT_RESIDUAL],
+                                   .weights = t.packed ? NULL : t.device[CONVJIT_WEIGHTS], .packed = t.packed,
+                                   .bias = t.device[CONVJIT_BIAS], .residual = t.device[CONVJIT_RESIDUAL],
                                    .output = (char *)t.device[CONVJIT_OUTPUT] + GUARD, .workspace = t.workspace };
         s = convjit_plan_launch(plan, &device, NULL);
     }

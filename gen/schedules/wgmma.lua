@@ -171,28 +171,27 @@ function wgmma.launch(p, t, s)
     local tiles_p, tiles_q = string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", 8 * s.sq)
     local tiles = string.format("ceildiv(N, %d) * %s * %s * %d", s.ni, tiles_p, tiles_q, d.tiles_k)
     local packed = d.parts * d.tiles_k * d.tile_k * d.chunks * p.r * p.s * s.cb
-    local args = launch.args(p, { d.transpose and call("workspace", tostring(roundup(packed, 256))) or call("input"),
-                                  call("workspace", "0") }, { "N", "H", "W", "P", "Q", tiles_p, tiles_q, tiles })
+    local args = launch.args(p, { d.transpose and call("workspace", "0") or call("input"), call("packed", "0") }, { "N", "H", "W", "P", "Q", tiles_p, tiles_q, tiles })
     local launches = { {
         suffix = "_pack", grid = { tostring(d.tiles_k * d.tile_k * d.chunks), "1", "1" }, block = { 128, 1, 1 },
-        smem = tostring(d.channels * p.r * p.s * p.bytes), args = { call("weights"), call("workspace", "0") },
+        -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
+        smem = tostring(s.cb * p.r * p.s), args = { call("weights"), call("packed", "0") }, packs = true,
     } }
     if d.transpose then
         launches[2] = {
-            suffix = "_transpose", block = { 256, 1, 1 }, smem = tostring(64 * (p.bytes == 2 and 66 or 65) * p.bytes),
-            grid = { string.format("N * ceildiv(H * W, 64) * %d", ceildiv(d.x_channels, 64)), "1", "1" },
-            args = { call("input"), call("workspace", tostring(roundup(packed, 256))), call("i32", "H * W") },
+            suffix = "_transpose", block = { 256, 1, 1 }, smem = p.layout == "nchw" and "8192" or "0", overlap = true,
+            grid = { string.format("N * ceildiv(H * W, 64) * %d", ceildiv(d.x_channels * p.bytes, 128)), "1", "1" },
+            args = { call("input"), call("workspace", "0"), call("i32", "H * W") },
         }
     end
     launches[#launches + 1] = {
         suffix = "", grid = { string.format("min(%d, %s)", t.sms, tiles), "1", "1" }, block = { 128 + 128 * CONSUMERS, 1, 1 },
-        smem = tostring(d.smem), args = args,
+        smem = tostring(d.smem), args = args, overlap = true,
     }
     return {
         template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16,
         requires = launch.requires(p, p.dil_h * p.r * 2 + 64 * p.stride_h, p.dil_w * p.s * 2 + 512 * p.stride_w, s.wide == 1),
-        workspace = d.transpose and string.format("%d + N * H * W * %d", roundup(packed, 256), d.x_channels * p.bytes) or
-                    tostring(packed),
+        workspace = d.transpose and string.format("N * H * W * %d", d.x_channels * p.bytes) or "0", packed = tostring(packed),
         launches = launches,
     }
 end

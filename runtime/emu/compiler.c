@@ -223,6 +223,7 @@ static convjit_status write_headers(const char *directory)
 static const struct { const char *name; char letter; } argument_kinds[CJ_ARG_KIND_COUNT] = {
     [CJ_ARG_INPUT] = {"input", 'p'},       [CJ_ARG_WEIGHTS] = {"weights", 'p'}, [CJ_ARG_BIAS] = {"bias", 'p'},
     [CJ_ARG_RESIDUAL] = {"residual", 'p'}, [CJ_ARG_OUTPUT] = {"output", 'p'},   [CJ_ARG_WORKSPACE] = {"workspace", 'p'},
+    [CJ_ARG_PACKED] = {"packed", 'p'},
     [CJ_ARG_I32] = {"i32", 'i'},           [CJ_ARG_I64] = {"i64", 'l'},
     [CJ_ARG_TENSOR_MAP] = {"tensor_map", 't'},
 };

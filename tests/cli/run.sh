@@ -26,6 +26,11 @@ expect 0 "$convjit" run n3c3h11w5k4r3s3_pad1 --device emu --check --json; json_v
 expect 0 "$convjit" run $small n2c3h9w12k4r3s3_pad1 --device emu; out '^n2c3h9w12k4r3s3_pad1: .*from memory'
 expect 0 "$convjit" run mb1_ic3ih6oc4oh6kh3ph1iw7ow7kw3pw1 --device emu --check; out "^$small: 0 wrong of 168"
 
+# Weights that are packed once; a schedule that packs none takes them as they are
+packing=n2c70h7w9k40r3s3_pad1_f16
+expect 0 "$convjit" run $packing --device emu --schedule wgmma --check --packed; out "^$packing: 0 wrong of 5040; "
+expect 0 "$convjit" run $small --device emu --schedule direct --check --packed; out "^$small: 0 wrong of 168; "
+
 # A manifest
 printf '# layers\n\n  %s   # first\n%s\r\n' $small $strided >"$work/manifest"
 expect 0 "$convjit" run --manifest "$work/manifest" --device emu --check; out '0 wrong of 168;'; out '0 wrong of 648;'

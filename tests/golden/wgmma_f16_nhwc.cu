@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       c9498bfacf2fe8c0605c8e182aaf2d2764be29204460785a21caa53cfb80527e
+// key       8d62a5bb8c2a3c5318a3f76b74aa31ef2901ee5240e52abee8ab7384a6f3dd06
 // again     convjit dump n1c128h1w1k128r3s3_stride2_pad1_f16_nhwc_bias_relu --arch sm_90a --schedule wgmma:wm=2,tp=14,sq=1,ni=1,cb=128,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -226,6 +226,20 @@ template <unsigned N> __device__ __forceinline__ void registers_decrease()
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N));
 }
 
+// Waits until the launches before this one in the stream, which it may overlap, are complete, and sees what they wrote. In
+// a launch that overlaps none it does nothing (griddepcontrol.wait, sm_90).
+__device__ __forceinline__ void grid_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Lets a launch behind this one that overlaps it begin, as soon as all blocks have come here or ended. That one sees what this
+// one writes only behind its grid_wait (griddepcontrol.launch_dependents, sm_90).
+__device__ __forceinline__ void grid_launch_dependents()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 #endif  // CONVJIT_EMU
 
 typedef unsigned short Element;   // f16: storage of all tensors; products are summed in float
@@ -277,12 +291,16 @@ __device__ __forceinline__ float activate(float v)
 // takes one chunk of one filter, whose weights lie in a row.
 extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c128k128r3s3_stride2_pad1_f16_nhwc_bias_relu_pack(const Element *__restrict__ w, unsigned char *__restrict__ packed)
 {
+    grid_launch_dependents();
+    constexpr int RUN = CHANNELS * R * S;
     Element *const run = reinterpret_cast<Element *>(shared_memory());
     const int chunk = blockIdx.x % CHUNKS, k = blockIdx.x / CHUNKS;
     const Element *const from = w + ((long long)k * C + chunk * CHANNELS) * (R * S);
-    for (int i = threadIdx.x; i < CHANNELS * R * S; i += 128) {
-        const bool there = k < K && i < (C - chunk * CHANNELS) * (R * S);
-        run[i] = there ? from[i] : (Element)0;
+    const int there = k < K ? (C - chunk * CHANNELS) * (R * S) : 0;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < RUN / ELEMENTS; i += 128) {
+        reinterpret_cast<uint4 *>(run)[i] =
+            i * ELEMENTS < there ? reinterpret_cast<const uint4 *>(from)[i] : make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
     unsigned char *const to = packed + (long long)(k / TILE_K * CHUNKS + chunk) * (R * S) * TAP_BYTES;
@@ -290,7 +308,10 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c128k128r3s3_stri
         const int j = i % PIECES, tap = i / PIECES;
         Piece piece;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = run[(j * ELEMENTS + e) * (R * S) + tap];
+        for (int e = 0; e < ELEMENTS; e++) {
+            const Element v = run[(j * ELEMENTS + e) * (R * S) + tap];
+            piece.element[e] = v;
+        }
         unsigned char *const at = to + (long long)tap * TAP_BYTES + swizzled(k % TILE_K, j);
         *reinterpret_cast<uint4 *>(at) = piece.all;
     }
@@ -318,6 +339,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         fence_mbarrier_init();
     }
     __syncthreads();
+    grid_wait();   // behind it, weights are packed and x is transposed
 
     // Tiles that share a patch are neighbours. A block takes every gridDim.x-th tile.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       8e34399a083aee2982b713fae9f167a695cad7640740cf080f4c695a43c87fd4
+// key       36484c203f9b656a58d084eaa0a760cab17f7ae33e966b523ef2e7bb4085f55d
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_bf16_residual --arch sm_90a --schedule wgmma:wm=1,tp=32,sq=1,ni=1,cb=64,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -231,6 +231,20 @@ __device__ __forceinline__ void barrier_arrive(unsigned id, unsigned threads)
     asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");
 }
 
+// Waits until the launches before this one in the stream, which it may overlap, are complete, and sees what they wrote. In
+// a launch that overlaps none it does nothing (griddepcontrol.wait, sm_90).
+__device__ __forceinline__ void grid_wait()
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Lets a launch behind this one that overlaps it begin, as soon as all blocks have come here or ended. That one sees what this
+// one writes only behind its grid_wait (griddepcontrol.launch_dependents, sm_90).
+__device__ __forceinline__ void grid_launch_dependents()
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 #endif  // CONVJIT_EMU
 
 typedef unsigned short Element;   // bf16: storage of all tensors; products are summed in float
@@ -278,12 +292,16 @@ __device__ __forceinline__ int swizzled(int i, int j)
 // takes one chunk of one filter, whose weights lie in a row.
 extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c32k64r5s9_pad2x4_dil2x3_bf16_residual_pack(const Element *__restrict__ w, unsigned char *__restrict__ packed)
 {
+    grid_launch_dependents();
+    constexpr int RUN = CHANNELS * R * S;
     Element *const run = reinterpret_cast<Element *>(shared_memory());
     const int chunk = blockIdx.x % CHUNKS, k = blockIdx.x / CHUNKS;
     const Element *const from = w + ((long long)k * C + chunk * CHANNELS) * (R * S);
-    for (int i = threadIdx.x; i < CHANNELS * R * S; i += 128) {
-        const bool there = k < K && i < (C - chunk * CHANNELS) * (R * S);
-        run[i] = there ? from[i] : (Element)0;
+    const int there = k < K ? (C - chunk * CHANNELS) * (R * S) : 0;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < RUN / ELEMENTS; i += 128) {
+        reinterpret_cast<uint4 *>(run)[i] =
+            i * ELEMENTS < there ? reinterpret_cast<const uint4 *>(from)[i] : make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
     unsigned char *const to = packed + (long long)(k / TILE_K * CHUNKS + chunk) * (R * S) * TAP_BYTES;
@@ -291,32 +309,68 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c32k64r5s9_pad2x4
         const int j = i % PIECES, tap = i / PIECES;
         Piece piece;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = run[(j * ELEMENTS + e) * (R * S) + tap];
+        for (int e = 0; e < ELEMENTS; e++) {
+            const Element v = run[(j * ELEMENTS + e) * (R * S) + tap];
+            piece.element[e] = v;
+        }
         unsigned char *const at = to + (long long)tap * TAP_BYTES + swizzled(k % TILE_K, j);
         *reinterpret_cast<uint4 *>(at) = piece.all;
     }
 }
 
-// x with its channels innermost, and zeros up to X_CHANNELS. A block takes 64 pixels x 64 channels.
+constexpr int TRANSPOSED_C = 8 * ELEMENTS, TRANSPOSED_PIXELS = 64;   // what a block transposes: 128 bytes of channels of each pixel
+constexpr int TILES_C = (X_CHANNELS + TRANSPOSED_C - 1) / TRANSPOSED_C;
+
+// Puts pixels [pixel0, pixel0 + TRANSPOSED_PIXELS) of the channels from c0 on into the tile, `sizeof(Part)` bytes at a time.
+// Of each channel the 16-byte pieces are permuted, so that those who read a pixel's channels meet no bank conflict.
+template <typename Part> __device__ __forceinline__ void load_tile(unsigned char *tile, const Element *x, int c0, int pixel0, int pixels)
+{
+    constexpr int PER_PART = sizeof(Part) / sizeof(Element), PARTS_C = TRANSPOSED_PIXELS / PER_PART;   // parts of a channel
+    constexpr int ROUNDS = TRANSPOSED_C * PARTS_C / 256;
+    Part parts[ROUNDS];
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        const int item = threadIdx.x + i * 256, c = item / PARTS_C, pixel = pixel0 + item % PARTS_C * PER_PART;
+        const bool there = c0 + c < C && pixel < pixels;
+        parts[i] = there ? *reinterpret_cast<const Part *>(x + (long long)(c0 + c) * pixels + pixel) : Part{};
+    }
+#pragma unroll
+    for (int i = 0; i < ROUNDS; i++) {
+        const int item = threadIdx.x + i * 256, c = item / PARTS_C, at = item % PARTS_C * (int)sizeof(Part);
+        const int piece = at / 16 ^ (c / ELEMENTS & 7);
+        *reinterpret_cast<Part *>(tile + c * TRANSPOSED_PIXELS * sizeof(Element) + piece * 16 + at % 16) = parts[i];
+    }
+}
+
+// x with its channels innermost, and zeros up to X_CHANNELS.
 extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c32k64r5s9_pad2x4_dil2x3_bf16_residual_transpose(const Element *__restrict__ x, Element *__restrict__ to, int pixels)
 {
-    constexpr int TILES_C = (X_CHANNELS + 63) / 64, PITCH = 66;
-    Element *const tile = reinterpret_cast<Element *>(shared_memory());   // [channel][pixel]
-    const int tiles = (pixels + 63) / 64;
-    const int c0 = blockIdx.x % TILES_C * 64, pixel0 = blockIdx.x / TILES_C % tiles * 64;
+    grid_launch_dependents();
+    const int tiles = (pixels + TRANSPOSED_PIXELS - 1) / TRANSPOSED_PIXELS;
+    const int c0 = blockIdx.x % TILES_C * TRANSPOSED_C, pixel0 = blockIdx.x / TILES_C % tiles * TRANSPOSED_PIXELS;
     const long long n = blockIdx.x / TILES_C / tiles;
-    const int column = threadIdx.x % 64, line = threadIdx.x / 64;
-#pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-        const int pixel = pixel0 + column, c = c0 + line + i;
-        tile[(line + i) * PITCH + column] = pixel < pixels && c < C ? x[(n * C + c) * pixels + pixel] : (Element)0;
-    }
+    unsigned char *const tile = shared_memory();   // [channel][pixel]
+    const Element *const image = x + n * C * pixels;
+    if (pixels % ELEMENTS == 0)
+        load_tile<uint4>(tile, image, c0, pixel0, pixels);
+    else if (pixels % (ELEMENTS / 2) == 0)
+        load_tile<uint2>(tile, image, c0, pixel0, pixels);
+    else
+        load_tile<Element>(tile, image, c0, pixel0, pixels);
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < 64; i += 4) {
-        const int pixel = pixel0 + line + i, c = c0 + column;
-        if (pixel < pixels && c < X_CHANNELS) to[(n * pixels + pixel) * X_CHANNELS + c] = tile[column * PITCH + line + i];
+    for (int i = threadIdx.x; i < 8 * TRANSPOSED_PIXELS; i += 256) {
+        const int j = i % 8, pixel = i / 8, c = c0 + j * ELEMENTS;   // neighbouring threads take a pixel's channels
+        if (pixel0 + pixel >= pixels || c >= X_CHANNELS) continue;
+        Piece piece;
+#pragma unroll
+        for (int e = 0; e < ELEMENTS; e++) {
+            const int at = (pixel / ELEMENTS ^ j) * ELEMENTS + pixel % ELEMENTS;
+            piece.element[e] = reinterpret_cast<const Element *>(tile)[(j * ELEMENTS + e) * TRANSPOSED_PIXELS + at];
+        }
+        *reinterpret_cast<uint4 *>(to + (n * pixels + pixel0 + pixel) * X_CHANNELS + c) = piece.all;
     }
+    grid_wait();   // for the launch behind, which waits for this one alone
 }
 
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c32k64r5s9_pad2x4_dil2x3_bf16_residual(
@@ -341,6 +395,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         fence_mbarrier_init();
     }
     __syncthreads();
+    grid_wait();   // behind it, weights are packed and x is transposed
 
     // Tiles that share a patch are neighbours. A block takes every gridDim.x-th tile.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -111,6 +111,9 @@ static int64_t argument(const pair *t, const cj_arg *arg, const cj_sizes *sizes)
     case CJ_ARG_RESIDUAL: return (int64_t)(intptr_t)t->tensors.residual;
     case CJ_ARG_OUTPUT: return (int64_t)(intptr_t)t->tensors.output;
     case CJ_ARG_WORKSPACE: return (int64_t)(intptr_t)t->tensors.workspace + evaluate(arg->expr, sizes);
+    case CJ_ARG_PACKED: /* at the end of the workspace */
+        return (int64_t)(intptr_t)t->tensors.workspace + (int64_t)convjit_plan_workspace(t->plan) -
+               (int64_t)convjit_plan_packed_size(t->plan) + evaluate(arg->expr, sizes);
     default: return evaluate(arg->expr, sizes); /* little endian: an int is the low half */
     }
 }

@@ -121,6 +121,8 @@ for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
         check("wgmma serves dense layers: " .. mode .. " " .. layout, string.find(kernel.schedule, "^wgmma:") ~= nil)
         check("its launches come in order", kernel.launches[#kernel.launches].entry == kernel.name and
               kernel.launches[1].entry == kernel.name .. "_pack")
+        check("weights are packed by a launch of their own", kernel.launches[1].packs and kernel.packed ~= nil)
+        check("what is behind it overlaps it", not kernel.launches[1].overlap and kernel.launches[#kernel.launches].overlap)
         check("nchw is transposed first", (#kernel.launches == 3) == (layout == "nchw"))
         for _, sizes in ipairs { { n = 1 }, { h = 30, w = 90 } } do
             local changed = strict.with({ n = 64, h = 56, w = 56, r = 3, s = 3, math = mode, layout = layout }, sizes)

@@ -32,6 +32,16 @@ static const char FAKE_INIT[] =
     "      launches = { { entry = 'plain_main', grid = { 'N', 'H', '1' }, block = { 32, 1, 1 }, smem = 'W', args = {\n"
     "        { kind = 'input' }, { kind = 'weights' }, { kind = 'bias' }, { kind = 'output' },\n"
     "        { kind = 'i32', expr = '10000000 * W * (H > 2000)' }, { kind = 'i64', expr = 'H / (W != 13)' } } } } },\n"
+    "    packing = { workspace = '100 * N', packed = '1000', requires = {},\n"
+    "      launches = {\n"
+    "        { entry = 'packing_first', grid = { '8', '1', '1' }, block = { 32, 1, 1 }, smem = '0', packs = true,\n"
+    "          args = { { kind = 'weights' }, { kind = 'packed', expr = '16' } } },\n"
+    "        { entry = 'packing_then', grid = { '4', '1', '1' }, block = { 32, 1, 1 }, smem = '0', packs = true, overlap = true,\n"
+    "          args = { { kind = 'weights' }, { kind = 'packed', expr = '0' } } },\n"
+    "        { entry = 'packing_input', grid = { 'N', '1', '1' }, block = { 32, 1, 1 }, smem = '0', overlap = true,\n"
+    "          args = { { kind = 'input' }, { kind = 'workspace', expr = '32' } } },\n"
+    "        { entry = 'packing_main', grid = { 'N', '1', '1' }, block = { 32, 1, 1 }, smem = '0', overlap = true,\n"
+    "          args = { { kind = 'workspace', expr = '0' }, { kind = 'packed', expr = '0' }, { kind = 'output' } } } } },\n"
     "    mapped = { workspace = '4096', requires = {},\n"
     "      launches = { { entry = 'mapped_main', grid = { 'N', 'H', '1' }, block = { 32, 1, 1 }, cluster = { 1, 2, 1 },\n"
     "        smem = '0', args = { { kind = 'i32', expr = 'W' },\n"
@@ -49,7 +59,7 @@ static const char FAKE_INIT[] =
     "  for _, name in ipairs(order) do\n"
     "    if not wanted or wanted == name or wanted == name .. ':x=1' then names[#names + 1] = name end\n"
     "  end\n"
-    "  if wanted == 'mapped' then names = { 'mapped' } end\n" /* nothing chooses it */
+    "  if wanted == 'mapped' or wanted == 'packing' then names = { wanted } end\n" /* nothing chooses them */
     "  if not names[1] then error({ status = 'invalid', message = 'unknown schedule ' .. wanted }) end\n"
     "  if p.c == 7 then error({ status = 'unsupported', message = 'seven channels' }) end\n"
     "  local r = schedules(p)[names[1]]\n"
@@ -57,6 +67,7 @@ static const char FAKE_INIT[] =
     "  r.tuple = 'c' .. p.c .. 'k' .. p.k .. 'r' .. p.r .. 's' .. p.s\n"
     "  r.why, r.options = 'made for N ' .. p.n .. ' on ' .. t.sms, { '--opt' }\n"
     "  r.source = '// ' .. r.tuple .. ' even_main two_partial two_sum plain_main mapped_main mapped_end'\n"
+    "  .. ' packing_first packing_then packing_input packing_main'\n"
     "  r.candidates, r.refused = {}, { { schedule = 'tensor', why = 'no such cores' } }\n"
     "  for i, name in ipairs(names) do\n"
     "    local listed = wanted or i == 1 or p.c ~= 9\n" /* 9 channels: of the others, only the schedules are listed */

@@ -240,7 +240,7 @@ static void test_check_launches(void)
     REFUSED(MAP->map.box[0] = 0, "launch 2, arg 5: tensor_map: box[1]: 0 is not between 1 and 256");
     REFUSED(MAP->map.rank = 6, "launch 2, arg 5: tensor_map: dims: 6 axes are not between 1 and 5");
     REFUSED(MAP->map.element = CJ_MAP_COUNT, "launch 2, arg 5: tensor_map: element: 4 is unknown");
-    REFUSED(MAP->tensor = CJ_ARG_I32, "launch 2, arg 5: the tensor map's memory is no tensor and no workspace");
+    REFUSED(MAP->tensor = CJ_ARG_I32, "launch 2, arg 5: the tensor map's memory is no tensor, no workspace and no packed weights");
     REFUSED(replace(&MAP->dims[2], NULL), "launch 2, arg 5: dims is missing");
     REFUSED(replace(&MAP->strides[1], "W *"), "launch 2, arg 5: strides: ");
     REFUSED(replace(&MAP->offset, ""), "launch 2, arg 5: offset is missing");
@@ -250,10 +250,70 @@ static void test_check_launches(void)
     REFUSED(replace(&l->smem, "many"), "launch 1: smem: expression \"many\"");
     REFUSED(k->launches[1].n_args = 0, "launch 2: args: 0 is not between 1 and 32");
     REFUSED(l->n_args = 33, "launch 1: args: 33 is not between 1 and 32");
-    REFUSED(l->args[0].kind = CJ_ARG_KIND_COUNT, "launch 1, arg 1: kind 9 is unknown");
+    REFUSED(l->args[0].kind = CJ_ARG_KIND_COUNT, "launch 1, arg 1: kind 10 is unknown");
     REFUSED(replace(&l->args[1].expr, "0"), "launch 1, arg 2: weights takes no expression");
     REFUSED(replace(&l->args[2].expr, NULL), "launch 1, arg 3: workspace is missing");
     REFUSED(replace(&l->args[3].expr, "N +"), "launch 1, arg 4: i32: expression \"N +\"");
+}
+
+/* Its first launch packs weights for the second. */
+static cj_kernel *make_packing(void)
+{
+    cj_kernel *k = make_kernel();
+    cj_launch *l = &k->launches[0];
+    k->packed = text_of("4096 * 2");
+    l->packs = true;
+    replace(&l->grid[0], "8");
+    replace(&l->grid[2], "1");
+    l->args[0].kind = CJ_ARG_WEIGHTS;
+    l->args[2].kind = CJ_ARG_PACKED;
+    replace(&l->args[3].expr, "64");
+    replace(&l->args[4].expr, "3");
+    k->launches[1].args[4].map->tensor = CJ_ARG_PACKED;
+    return k;
+}
+
+static void check_packing(cj_kernel *k, const char *message)
+{
+    CHECK_FAILS(cj_kernel_check(k, false), CONVJIT_GENERATE, message);
+    cj_kernel_free(k);
+}
+#define REFUSED_PACKING(change, message)                \
+    do {                                                \
+        cj_kernel *k = make_packing();                  \
+        cj_launch *l = &k->launches[0];                 \
+        (void)l;                                        \
+        change;                                         \
+        check_packing(k, message);                      \
+    } while (0)
+
+static void test_packing(void)
+{
+    cj_kernel *made = make_packing(), *back = NULL;
+    cj_text text = {0};
+    CHECK_OK(cj_kernel_write(made, &text));
+    CHECK_HAS(text.data, "workspace 4 * N * P * Q\npacked 4096 * 2\nalign 16\n");
+    CHECK_HAS(text.data, "block_z 1\npacks\nsmem 48 * 1024\narg weights\narg weights\narg packed 0\n");
+    CHECK_HAS(text.data, "arg tensor_map packed\n");
+    CHECK_OK(cj_kernel_read(text.data, text.length, &back));
+    CHECK(back->launches[0].packs && !back->launches[1].packs);
+    CHECK_STR(back->packed, "4096 * 2");
+    cj_text_free(&text);
+    cj_kernel_free(made);
+    cj_kernel_free(back);
+    REFUSED_PACKING(replace(&k->packed, "4096 *"), "packed: expression \"4096 *\"");
+    REFUSED_PACKING(replace(&k->packed, "4096 * H"), "packed: \"4096 * H\" depends on N, H or W, and packed weights must not");
+    REFUSED_PACKING(replace(&k->packed, NULL), "launch 1: packed weights, of which the kernel has none");
+    REFUSED_PACKING((l->packs = false, replace(&k->packed, NULL)), "launch 1: packed weights, of which the kernel has none");
+    REFUSED_PACKING(l->packs = false, "packed: the first launch does not pack");
+    REFUSED_PACKING(replace(&l->grid[0], "Q"), "launch 1: grid_x: \"Q\" depends on");
+    REFUSED_PACKING(replace(&l->smem, "W"), "launch 1: smem: \"W\" depends on");
+    REFUSED_PACKING(l->args[0].kind = CJ_ARG_INPUT, "launch 1, arg 1: packs: it may take weights, packed weights and numbers, not input");
+    REFUSED_PACKING(l->args[2].kind = CJ_ARG_WORKSPACE, "launch 1, arg 3: packs: it may take weights, packed weights and numbers, not workspace");
+    REFUSED_PACKING(replace(&l->args[3].expr, "H"), "launch 1, arg 4: expr: \"H\" depends on");
+    REFUSED_PACKING(k->launches[1].packs = true, "launch 2: grid_x: \"ceildiv(N * P * Q, 256)\" depends on");
+    REFUSED_PACKING((add_launch(k, "sum", "1", 32), k->launches[2].packs = true, add_arg(&k->launches[2], CJ_ARG_WEIGHTS, NULL)),
+                    "launch 3: packs: the launch before does not");
 }
 
 /* What differs between a kernel of the generator and one from a cache. */
@@ -313,7 +373,7 @@ static void test_damage(void)
     check_edited("overlap\n", "overlap 1\n", "expected \"smem\" and a value");
     check_edited("cluster_y 1\n", "", "expected \"cluster_y\" and a value");
     check_edited("map_element f16", "map_element f15", "map_element is unknown");
-    check_edited("arg tensor_map workspace", "arg tensor_map i32", "expected the name of a tensor, or workspace");
+    check_edited("arg tensor_map workspace", "arg tensor_map i32", "expected the name of a tensor, workspace or packed");
     check_edited("arg tensor_map workspace", "arg tensor_map", "expected the kind of an argument, and its expression");
     check_edited("map_stride 128\n", "", "expected \"map_stride\" and a value");
     check_edited("map_swizzle 128", "map_swizzle 16", "swizzle: 16 is none of 0, 32, 64, 128");
@@ -420,6 +480,7 @@ int main(void)
     test_accepted_names();
     test_check_numbers();
     test_check_launches();
+    test_packing();
     test_source();
     test_long_line();
     test_damage();

@@ -188,6 +188,66 @@ static void test_maps(fake *f)
     CHECK_HAS(convjit_errmsg(), "launches[1].args[3]: dims[1]: 8589672448 is not between 1 and 4294967296");
 }
 
+/* Weights are packed in each launch, behind the workspace; or once, where the caller says. */
+static void test_packing(fake *f)
+{
+    convjit_problem p = fake_problem(3, 20, 10);
+    convjit_plan *plan = NULL, *plain = create(f, 2, 20, 11);
+    convjit_tensors t = all_tensors();
+    char *text = NULL;
+    const fake_launch *l = f->launches;
+    CHECK_OK(convjit_plan_create_with(&plan, f->cj, &p, "packing"));
+    CHECK_INT(convjit_plan_packed_size(plan), 1024); /* a multiple of 256, as is where it begins */
+    CHECK_INT(convjit_plan_workspace(plan), 512 + 1024);
+    f->n_launches = 0;
+    CHECK_OK(convjit_plan_launch(plan, &t, NULL));
+    CHECK_INT(f->n_launches, 4);
+    CHECK_STR(l[0].entry, "packing_first");
+    CHECK(fake_arg_pointer(&l[0], 0) == memory[1] && fake_arg_pointer(&l[0], 1) == memory[5] + 512 + 16);
+    CHECK(fake_arg_pointer(&l[2], 1) == memory[5] + 32 && fake_arg_pointer(&l[3], 1) == memory[5] + 512);
+    CHECK(!l[0].attributes.overlap && l[1].attributes.overlap && l[2].attributes.overlap && l[3].attributes.overlap);
+
+    f->n_launches = 0;
+    CHECK_OK(convjit_weights_pack(plan, memory[1], memory[2], NULL));
+    CHECK_INT(f->n_launches, 2);
+    CHECK_STR(l[1].entry, "packing_then");
+    CHECK(fake_arg_pointer(&l[0], 1) == memory[2] + 16 && !l[0].attributes.overlap && l[1].attributes.overlap);
+
+    t.packed = memory[2];
+    t.weights = NULL; /* nobody reads them */
+    f->n_launches = 0;
+    CHECK_OK(convjit_plan_launch(plan, &t, NULL));
+    CHECK_INT(f->n_launches, 2);
+    CHECK_STR(l[0].entry, "packing_input");
+    CHECK(!l[0].attributes.overlap && l[1].attributes.overlap); /* what ran before may write what it reads */
+    CHECK(fake_arg_pointer(&l[1], 0) == memory[5] && fake_arg_pointer(&l[1], 1) == memory[2]);
+
+    f->n_launches = 0;
+    t.size = offsetof(convjit_tensors, packed); /* as it was before there was `packed` */
+    CHECK_FAILS(convjit_plan_launch(plan, &t, NULL), CONVJIT_INVALID, "weights is NULL");
+    t.weights = memory[1];
+    CHECK_OK(convjit_plan_launch(plan, &t, NULL));
+    CHECK_INT(f->n_launches, 4);
+    t.size = sizeof t;
+    t.packed = memory[2] + 16;
+    CHECK_FAILS(convjit_plan_launch(plan, &t, NULL), CONVJIT_INVALID, "packed is not aligned to 256 bytes");
+    CHECK_FAILS(convjit_weights_pack(plan, memory[1], NULL, NULL), CONVJIT_INVALID, "packed is NULL");
+    CHECK_FAILS(convjit_weights_pack(plan, NULL, memory[2], NULL), CONVJIT_INVALID, "weights is NULL");
+    CHECK_FAILS(convjit_weights_pack(plan, memory[1] + 1, memory[2], NULL), CONVJIT_INVALID, "weights is not aligned to 16 bytes");
+    CHECK_FAILS(convjit_weights_pack(NULL, memory[1], memory[2], NULL), CONVJIT_INVALID, "plan is NULL");
+    CHECK_OK(convjit_plan_describe(plan, &text));
+    CHECK_HAS(text, "workspace  1536 bytes, of which 1024 for packed weights\n");
+    convjit_free(text);
+
+    f->n_launches = 0;
+    CHECK_INT(convjit_plan_packed_size(plain), 0);
+    CHECK_OK(convjit_weights_pack(plain, memory[1], NULL, NULL)); /* nothing to do */
+    CHECK_INT(f->n_launches, 0);
+    CHECK_OK(convjit_plan_launch(plain, &t, NULL)); /* ignores `packed` */
+    convjit_plan_destroy(plain);
+    convjit_plan_destroy(plan);
+}
+
 static void test_candidates(fake *f)
 {
     convjit_plan *plan = create(f, 2, 20, 11), *named = NULL;
@@ -361,7 +421,7 @@ static void test_many(fake *f)
     CHECK_INT(wrong, 0);
     for (int i = 0; i < MANY; i++)
         convjit_plan_destroy(plans[i]);
-    CHECK_INT(f->loads, 5); /* one for each of the five kernels that f has used */
+    CHECK_INT(f->loads, 6); /* one for each of the six kernels that f has used */
 }
 
 /* ---- Many threads ---- */
@@ -461,6 +521,7 @@ int main(void)
     test_launch(&f);
     test_bad_launch(&f);
     test_maps(&f);
+    test_packing(&f);
     test_two_launches(&f);
     test_candidates(&f);
     test_limits(&f);
