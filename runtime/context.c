@@ -223,15 +223,19 @@ convjit_status convjit_generate_torch(convjit *cj, const convjit_problem *proble
     return unlock_script(cj, status);
 }
 
+convjit_status cj_context_schedules(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                    char **json)
+{
+    convjit_status status = lock_script(cj);
+    if (status == CONVJIT_OK)
+        status = cj_script_generate(cj->script, p, arch, sms, schedule, NULL, json);
+    return unlock_script(cj, status);
+}
+
 convjit_status convjit_schedules(convjit *cj, const convjit_problem *problem, const char *arch, char **json)
 {
     convjit_status status = check_call(cj, problem, json);
-    if (status != CONVJIT_OK)
-        return status;
-    status = lock_script(cj);
-    if (status == CONVJIT_OK)
-        status = cj_script_generate(cj->script, problem, cj_context_arch(cj, arch), 0, NULL, NULL, json);
-    return unlock_script(cj, status);
+    return status == CONVJIT_OK ? cj_context_schedules(cj, problem, cj_context_arch(cj, arch), 0, NULL, json) : status;
 }
 
 /* ---- Device memory ---- */

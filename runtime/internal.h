@@ -381,6 +381,9 @@ const char *cj_context_arch(const convjit *cj, const char *arch);
 /* Generates under the context's lock. sms 0: the arch's usual number. */
 convjit_status cj_context_generate(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
                                    cj_kernel **kernel);
+/* What convjit_schedules writes, for that many multiprocessors, of one schedule if it is not NULL. */
+convjit_status cj_context_schedules(convjit *cj, const convjit_problem *p, const char *arch, int sms, const char *schedule,
+                                    char **json);
 /* The SM count that a device of this architecture is expected to report, for kernels that are made without one. */
 convjit_status cj_context_usual_sms(convjit *cj, const char *arch, int *sms);
 /* compile.c: memory, disk, compiler, in that order, once for each key in this process. Takes the kernel over.

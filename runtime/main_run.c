@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "main.h"
+#include "main_run.h"
 
 static const char run_help[] =
     "usage: convjit run PROBLEM... [options]\n"
@@ -19,6 +19,7 @@ static const char run_help[] =
     "                        compared for equality; the default), random (normal data, compared within an error bound),\n"
     "                        full (every element; otherwise a sample when there are very many)\n"
     "  --time                measure device time: the median of many launches, on a GPU with the L2 cache flushed before each\n"
+    "  --all-schedules       time every candidate of every schedule, not only the best predicted; prints a table\n"
     "  --seed N              of the data and the sample (default: 1)\n"
     "  --json                one JSON object a problem, on one line\n"
     "  --trace               on the emulated device, say which thread waits for what, and who completes it (on stderr)\n"
@@ -30,30 +31,6 @@ static const char run_help[] =
 /* A check of more multiply-adds than this samples rows: a few seconds on two cores. */
 #define CHECK_LIMIT 8000000000u
 enum { FLUSH_BYTES = 256 << 20 }; /* larger than any GPU's second-level cache */
-
-typedef enum device_choice { DEVICE_AUTO, DEVICE_GPU, DEVICE_EMU } device_choice;
-
-typedef struct run_options {
-    device_choice device;
-    const char *arch, *schedule, *manifest;
-    bool check, random, full, time, json, force, packed;
-    uint64_t seed;
-} run_options;
-
-/* What is open while problems run. */
-typedef struct session {
-    const run_options *options;
-    convjit *cj;
-    bool emulated;
-    void *flush; /* device memory, allocated at the first measurement */
-} session;
-
-typedef struct outcome {
-    char *schedule;
-    convjit_origin origin;
-    double plan_ms, us;
-    cj_check check;
-} outcome;
 
 /* ---- Arguments ---- */
 
@@ -92,7 +69,8 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         { "check", optional_argument, NULL, 'c' },    { "time", no_argument, NULL, 't' },
         { "seed", required_argument, NULL, 'r' },     { "json", no_argument, NULL, 'j' },
         { "force", no_argument, NULL, 'f' },          { "trace", no_argument, NULL, 'T' },
-        { "packed", no_argument, NULL, 'p' },         { "help", no_argument, NULL, 'h' },
+        { "packed", no_argument, NULL, 'p' },         { "all-schedules", no_argument, NULL, 'A' },
+        { "help", no_argument, NULL, 'h' },
         { 0 },
     };
     *o = (run_options){ .seed = 1 };
@@ -108,6 +86,7 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         case 'j': o->json = true; break;
         case 'f': o->force = true; break;
         case 'p': o->packed = true; break;
+        case 'A': o->all = true; break;
         case 'T': setenv("CONVJIT_EMU_TRACE", "1", 1); break;
         case 'r':
             ok = parse_count(optarg, UINT64_MAX, &o->seed);
@@ -122,6 +101,8 @@ static int run_arguments(int argc, char **argv, run_options *o, int *status)
         }
     if (ok && optind == argc && !o->manifest)
         ok = (wrong_use("run", "no problem given"), false);
+    if (ok && o->all && (!o->time || o->schedule))
+        ok = (wrong_use("run", "--all-schedules needs --time, and no --schedule"), false);
     *status = EXIT_USAGE;
     return ok ? 0 : -1;
 }
@@ -292,7 +273,7 @@ static convjit_status measure(session *s, const convjit_plan *plan, const convji
 
 /* ---- One problem ---- */
 
-static double multiply_adds(const convjit_problem *p)
+double multiply_adds(const convjit_problem *p)
 {
     return (double)convjit_problem_elements(p, CONVJIT_OUTPUT) * (double)(p->c / p->groups) * (double)(p->r * p->s);
 }
@@ -322,18 +303,17 @@ static convjit_status launch_and_check(session *s, const convjit_problem *p, con
     return status;
 }
 
-static convjit_status run_problem(session *s, const convjit_problem *p, outcome *out)
+convjit_status run_problem(session *s, const convjit_problem *p, const char *schedule, outcome *out)
 {
-    const run_options *o = s->options;
     convjit_plan *plan = NULL;
     memory m = { .workspace = NULL };
-    if (s->emulated && !o->force && multiply_adds(p) > EMU_LIMIT)
+    if (s->emulated && !s->options->force && multiply_adds(p) > EMU_LIMIT)
         return cj_fail(CONVJIT_UNSUPPORTED,
                        "%.2g multiply-adds are too many for the emulated device (limit %.2g): make n, h or w smaller, which "
                        "does not change the kernel, or say --force",
                        multiply_adds(p), EMU_LIMIT);
     double start = seconds_now();
-    convjit_status status = convjit_plan_create_with(&plan, s->cj, p, o->schedule);
+    convjit_status status = convjit_plan_create_with(&plan, s->cj, p, schedule);
     if (status != CONVJIT_OK)
         return status;
     out->plan_ms = 1e3 * (seconds_now() - start);
@@ -415,7 +395,7 @@ static int run_and_report(session *s, const convjit_problem *p)
     char *name = problem_text(p);
     if (!name)
         return EXIT_FAILURE;
-    convjit_status status = run_problem(s, p, &out);
+    convjit_status status = run_problem(s, p, s->options->schedule, &out);
     if (s->options->json)
         report_json(s, p, name, status, &out);
     else if (status == CONVJIT_OK)
@@ -444,7 +424,7 @@ int command_run(int argc, char **argv)
     if (status == EXIT_SUCCESS) {
         if (open_session(&s, &o)) {
             for (size_t i = 0; i < list.n; i++)
-                if (run_and_report(&s, &list.items[i]) != EXIT_SUCCESS)
+                if ((o.all ? run_all_schedules : run_and_report)(&s, &list.items[i]) != EXIT_SUCCESS)
                     status = EXIT_FAILURE;
         } else {
             status = EXIT_FAILURE;

@@ -13,6 +13,18 @@ expect 0 "$convjit" run $small --device emu --check=full,exact --seed 7; out '0 
 expect 0 "$convjit" run $small --device emu --time; out '[0-9] us, [0-9.e+-]+ TFLOP/s, [0-9.e+-]+ GB/s'
 expect 0 "$convjit" run $small --device emu --schedule direct; out 'direct'
 
+# All candidates, and the place of the pick
+tiny=n1c3h4w5k2r2s2_f16
+expect 0 "$convjit" run $tiny --device emu --time --check --all-schedules; none_err
+out "^$tiny on the emulated device"; out 'direct:.*<- picked'; out '^picked: number [0-9]+ of [0-9]+, [0-9.]+ times the best'
+expect 0 "$convjit" run $tiny --device emu --time --check --all-schedules --json; json_lines; none_err
+json_value 'len(j["candidates"]) > 2 and all(c["check"]["wrong"] == 0 and c["predicted_us"] > 0 for c in j["candidates"])'
+json_value 'j["picked"] == min(j["candidates"], key=lambda c: c["predicted_us"])["schedule"]'
+json_value 'any(c["schedule"].startswith("wgmma:") for c in j["candidates"])'
+json_value '[c["time_us"] for c in j["candidates"]] == sorted(c["time_us"] for c in j["candidates"])'
+expect 2 "$convjit" run $tiny --device emu --all-schedules; err 'needs --time'; none_out
+expect 2 "$convjit" run $tiny --device emu --time --all-schedules --schedule direct; err 'no --schedule'; none_out
+
 # JSON: one object a line with the documented members
 expect 0 "$convjit" run $small --device emu --json; json_lines; none_err
 json_value 'j["problem"] == "'$small'" and j["device"] == "emu" and j["from"] == "disk" and "check" not in j and "time_us" not in j'
