@@ -81,20 +81,30 @@ local function list(form, first, last, wrap)
 end
 
 -- primitives: name -> { order, text } or, in a family, { order, block, env }.  families: the word before the first '_' of a
--- name -> families not yet spelled out, because few kernels name a member of any.
+-- name -> the families that begin with it; their members are added when first named.
 local primitives, families
 
--- Adds the members of a family such as "ldmatrix_x{X=1,2,4}" to the primitives, in order of their choices.
-local function spell_out(block, name, env, index)
+-- What the choices in a family's name, such as "ldmatrix_x{X=1,2,4}{T=,_trans}", are in the member `word`: { X = 2, T = "" }, and
+-- the member's number; nil if it is none. (Spelling out hundreds of members, of which a kernel names one, would take longer
+-- than the rest of a generation.)
+local function member(name, word, number)
     local before, key, values, after = string.match(name, "^(.-){(%u)=(.-)}(.*)$")
     if not before then
-        primitives[name] = { order = block.order + index, block = block, env = strict.with(env, { list = list }) }
-        return index + 1
+        if word == name then return {}, number end
+        return nil
     end
-    for _, value in ipairs(choices(values)) do
-        index = spell_out(block, before .. value .. after, strict.with(env, { [key] = value }), index)
+    if string.sub(word, 1, #before) ~= before then return nil end
+    local list_of = choices(values)
+    for i, value in ipairs(list_of) do
+        local last = #before + #tostring(value)
+        if string.sub(word, #before + 1, last) == tostring(value) then
+            local env, found = member(after, string.sub(word, last + 1), number * #list_of + i - 1)
+            if env then
+                env[key] = value
+                return env, found
+            end
+        end
     end
-    return index
 end
 
 local function add_block(block)
@@ -126,10 +136,13 @@ local function read_primitives()
 end
 
 local function find(word)
-    local pending = families[string.match(word, "^%l+") or ""]
-    if not primitives[word] and pending then
-        families[string.match(word, "^%l+")] = nil
-        for _, block in ipairs(pending) do spell_out(block, block.name, {}, 0) end
+    if primitives[word] then return primitives[word] end
+    for _, block in ipairs(families[string.match(word, "^%l+") or ""] or {}) do
+        local env, number = member(block.name, word, 0)
+        if env then
+            env.list = list
+            primitives[word] = { order = block.order + number, block = block, env = env }
+        end
     end
     return primitives[word]
 end

@@ -7,7 +7,7 @@ local MOST_PIXELS <const> = 1 << 30 -- of a row or column, padding included: coo
 
 launch.MOST_PIXELS = MOST_PIXELS
 
--- One argument of a kernel: { kind = "input"|"weights"|"bias"|"residual"|"output"|"workspace"|"i32"|"i64", expr = }.
+-- One argument of a kernel: { kind = "input"|"weights"|"bias"|"residual"|"output"|"workspace"|"packed"|"i32"|"i64", expr = }.
 function launch.arg(kind, expr) return { kind = kind, expr = expr } end
 
 -- The arguments of a kernel that writes y: `operands`, then bias and residual if the problem has them, the output, and 32-bit

@@ -40,7 +40,8 @@ function target.known(arch)
     return architectures[arch] ~= nil
 end
 
--- The limits of target.arch, with the number of multiprocessors of the device where one is known.
+-- The limits of target.arch, with the number of multiprocessors of the device where one is known. overlaps: a launch may begin
+-- while the one before it still runs.
 function target.of(given)
     local limits = architectures[given.arch]
     if not limits then
@@ -49,8 +50,8 @@ function target.of(given)
     end
     local sms = limits.sms
     if given.sms and given.sms > 0 then sms = given.sms end
-    return strict.seal(strict.with(limits, { arch = given.arch, sms = sms, smem_reserved = KIB, registers_sm = 65536 }),
-                       "target")
+    return strict.seal(strict.with(limits, { arch = given.arch, sms = sms, smem_reserved = KIB, registers_sm = 65536,
+                                              overlaps = tonumber(string.match(given.arch, "%d+")) >= 90 }), "target")
 end
 
 return target

@@ -27,12 +27,33 @@ local function c_string(text)
     return '"' .. string.gsub(text, '[\\"]', "\\%0") .. '"'
 end
 
+-- A list of expressions as C++.
+local function cpp_list(expressions)
+    local out = {}
+    for i, expression in ipairs(expressions) do out[i] = cpp(tostring(expression)) end
+    return "{" .. table.concat(out, ", ") .. "}"
+end
+
+local map_types <const> = { f16 = 6, f32 = 7, bf16 = 9, tf32 = 11 }   -- CUtensorMapDataType
+
+-- A tensor map as a kernel's argument: the declaration of its memory, and the call that fills it.
+local function map_argument(name, arg)
+    local steps = {}
+    for i in ipairs(arg.dims) do steps[i] = arg.element_strides and arg.element_strides[i] or 1 end
+    return string.format("alignas(64) unsigned char %s[128];\n        encode(%s, %d, %d, (const char *)%s + (%s), %s, %s, %s, %s);", name,
+                         name, map_types[arg.element], arg.swizzle or 0, arg.tensor, cpp(arg.offset or "0"), cpp_list(arg.dims),
+                         cpp_list(arg.strides), cpp_list(arg.box), cpp_list(steps))
+end
+
 -- The declaration of a launch's i-th argument, in C++.
 local function argument(i, arg)
     local name = "arg" .. i
+    if arg.kind == "tensor_map" then return map_argument(name, arg) end
     if arg.kind == "i32" then return string.format("int %s = to_int(%s);", name, cpp(arg.expr)) end
     if arg.kind == "i64" then return string.format("long long %s = %s;", name, cpp(arg.expr)) end
-    if arg.kind == "workspace" then return string.format("void *%s = workspace + (%s);", name, cpp(arg.expr)) end
+    if arg.kind == "workspace" or arg.kind == "packed" then
+        return string.format("void *%s = %s + (%s);", name, arg.kind, cpp(arg.expr))
+    end
     if arg.kind == "output" then return string.format("void *%s = output;", name) end
     return string.format("const void *%s = %s;", name, arg.kind)
 end
@@ -49,6 +70,21 @@ local function nvcc_flags(kernel)
     return table.concat(flags, ", ")
 end
 
+-- The number of a cluster's blocks along each axis.
+local function cluster(launch)
+    local sizes = launch.cluster or { 1, 1, 1 }
+    return string.format("dim3(%d, %d, %d)", sizes[1], sizes[2], sizes[3])
+end
+
+local function uses_maps(kernel)
+    for _, launch in ipairs(kernel.launches) do
+        for _, arg in ipairs(launch.args) do
+            if arg.kind == "tensor_map" then return true end
+        end
+    end
+    return false
+end
+
 -- What follows the convolution, for people.
 local function epilogue(p)
     local parts = {}
@@ -62,6 +98,7 @@ return function(p, kernel)
     if string.find(kernel.source, "'''", 1, true) or string.sub(kernel.source, -1) ~= "\n" then
         error("the source of " .. kernel.name .. " cannot be a Python raw string")
     end
+    local packed = kernel.packed or "0"
     local symmetric = p.pad_top == p.pad_bottom and p.pad_left == p.pad_right
     local cpp_parameters = { "const torch::Tensor &x", "const torch::Tensor &weight" }
     local tensors = { "x", "weight" }
@@ -83,7 +120,8 @@ return function(p, kernel)
         memory_format = layouts[p.layout].format, described_layout = layouts[p.layout].described,
         epilogue = epilogue(p),
         several = #kernel.launches > 1,
-        workspace = kernel.workspace ~= "0",
+        workspace = kernel.workspace ~= "0" or packed ~= "0", packed = packed,
+        cluster = cluster, maps = uses_maps(kernel),
         parameters = table.concat(cpp_parameters, ", "),
         tensors = table.concat(tensors, ", "),
         forward_parameters = p.residual and "x, residual" or "x",

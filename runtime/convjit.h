@@ -274,8 +274,8 @@ CONVJIT_API convjit_status convjit_plan_create_with(convjit_plan **plan, convjit
 /* Bytes of workspace a launch needs; 0 if none. A launch with `packed` needs convjit_plan_packed_size bytes less. */
 CONVJIT_API size_t convjit_plan_workspace(const convjit_plan *plan);
 
-/* Weights that stay the same from launch to launch, as in inference, can be packed once: the order of a kernel's own, which
- * each launch makes from `weights` otherwise. Bytes of the packed weights; 0 if the plan's kernel takes them as they are. */
+/* Weights that stay the same from launch to launch, as in inference, can be packed once, into the order in which the plan's
+ * kernel reads them; else every launch does this anew. Bytes of the packed weights; 0 if the kernel takes them as they are. */
 CONVJIT_API size_t convjit_plan_packed_size(const convjit_plan *plan);
 
 /* Enqueues the packing of `weights` into `packed`, which is memory of the caller's, convjit_plan_packed_size bytes, 256-byte

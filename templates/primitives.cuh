@@ -273,8 +273,9 @@ __device__ __forceinline__ void tensor_prefetch(const TensorMap &map)
 
 //: tensor_load_{R=1..5}d
 // Starts a copy of the box at those coordinates to shared memory, aligned to 128 bytes, and completes all bytes of
-// the box at the barrier. c0 counts along the fastest dimension; what lies outside the tensor reads as zero
-// (cp.async.bulk.tensor.${R}d).
+// the box at the barrier. c0 counts along the fastest dimension, in multiples of 16 bytes: an H200 ends a kernel that
+// gives another c0 with an illegal instruction. What lies outside the tensor reads as zero. Rows of the box are behind
+// one another, those of a swizzled box as far apart as the swizzle is long (cp.async.bulk.tensor.${R}d).
 __device__ __forceinline__ void tensor_load_${R}d(void *shared, const TensorMap &map, unsigned long long *barrier,
                                                ${list("int c%d", 0, R - 1)})
 {
@@ -300,8 +301,9 @@ __device__ __forceinline__ void tensor_load_multicast_${R}d(void *shared, const 
 }
 
 //: tensor_store_{R=1..5}d
-// Starts a copy of a box from shared memory, aligned to 128 bytes; what lies outside the tensor is left out. It is
-// part of the group of the next bulk_commit (cp.async.bulk.tensor.${R}d).
+// Starts a copy of a box, laid out as by a load, from shared memory; c0 is a multiple of 16 bytes, and no coordinate is
+// negative. What lies outside the tensor is left out, but for the last 16 bytes of a row that the tensor has a part of:
+// they are written whole. It is part of the group of the next bulk_commit (cp.async.bulk.tensor.${R}d).
 __device__ __forceinline__ void tensor_store_${R}d(const TensorMap &map, const void *shared,
                                                 ${list("int c%d", 0, R - 1)})
 {
@@ -482,8 +484,9 @@ template <typename T> __device__ __forceinline__ T *cluster_map(T *shared, unsig
 }
 
 //: grid_wait
-// Waits until the launches before this one in the stream, which it may overlap, are complete, and sees what they wrote. In
-// a launch that overlaps none it does nothing (griddepcontrol.wait, sm_90).
+// Waits until the launches before this one in the stream, which it may overlap, are complete, and sees what they wrote, but
+// not through a pointer to const that is __restrict__: the compiler may read that earlier. In a launch that overlaps none it
+// does nothing (griddepcontrol.wait, sm_90).
 __device__ __forceinline__ void grid_wait()
 {
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -491,7 +494,8 @@ __device__ __forceinline__ void grid_wait()
 
 //: grid_launch_dependents
 // Lets a launch behind this one that overlaps it begin, as soon as all blocks have come here or ended. That one sees what this
-// one writes only behind its grid_wait (griddepcontrol.launch_dependents, sm_90).
+// one writes only behind its grid_wait. It costs a launch some 0.5 ns a block, one after the other: nothing for launches of
+// tens of thousands of short blocks (griddepcontrol.launch_dependents, sm_90).
 __device__ __forceinline__ void grid_launch_dependents()
 {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

@@ -352,7 +352,7 @@ function direct.launch(p, t, s)
         local sum = { { kind = "workspace", expr = "0" } }
         append(sum, epilogue_args)
         append(sum, { { kind = "output" }, { kind = "i64", expr = "P * Q" }, { kind = "i64", expr = tensor } })
-        launches[2] = { suffix = "_sum", args = sum, smem = "0", block = { 256, 1, 1 },
+        launches[2] = { suffix = "_sum", args = sum, smem = "0", block = { 256, 1, 1 }, overlap = t.overlaps,
                         grid = { string.format("ceildiv(%s, 256)", tensor), "1", "1" } }
     end
 
@@ -372,6 +372,7 @@ function direct.launch(p, t, s)
             channel_lanes = power_of_two(min(d.channels, 32)),
             unroll_taps = p.r * p.s * s.tk * s.tq <= MOST_UNROLLED and s.rt == p.r,
             roll_s = p.s * s.tk * s.tq > MOST_UNROLLED,
+            overlaps = t.overlaps,
             several_stages = d.chunks * d.stages_r > 1,
         },
         requires = requires, align = p.bytes, launches = launches,

@@ -4,14 +4,22 @@
 -- input patch of a tile of outputs, halo included, is laid out with one pixel a row of 128 (or 64) bytes, and each of the R*S
 -- taps multiplies the same patch at another start address: the input is read once, and not R*S times.
 --
--- Weights are A (64 filters a warpgroup), pixels are B: strips of 8 columns x tp rows, each a product of N = 8*tp columns, whose
--- groups of 8 pixels are one patch line apart. A launch before packs the weights in the order in which they are consumed.
--- A block stays on its multiprocessor and takes tile after tile: one thread fetches weights into a ring, three warps fill the next
--- patch, two warpgroups multiply.
+-- Weights are A (64 filters a warpgroup), pixels are B. A product has N = 8*tp pixels, in groups of 8 whose rows of shared memory
+-- are next to one another; the groups may be any number of rows apart, the same for all. So there are two kinds of tiles:
+-- - Strips: 8 columns x tp rows, groups one patch line apart. A patch is a box of x, which the tensor copy engine fetches, or, if
+--   box=0 and in strict f32, whose parts must be split, three warps.
+-- - Lines (lw > 0): 8*tp pixels that follow one another in a line, and in the next line, and in the next image. A line is as wide
+--   as the image and its padding, which one line's end and the next one's beginning share, so little is computed in vain where
+--   images are no multiple of 8 wide. What follows a line's last column, and an image's last row, is computed and dropped.
+--   With dilation, every dil_h-th row makes an image of its own, which needs no more rows around it than an undilated filter.
+--
+-- A launch before packs the weights in the order in which they are consumed. A block stays on its multiprocessor and takes tile
+-- after tile: one thread fetches weights into a ring, others the next patch, two warpgroups multiply. Where tiles are few, the
+-- blocks of a cluster share the channels of one, and add up their sums in the same order always.
 
-local cost = require "cost"
 local cuda = require "cuda"
 local launch = require "launch"
+local strict = require "strict"
 
 local ceildiv <const>, roundup <const> = cuda.ceildiv, cuda.roundup
 local min <const>, max <const>, ipairs <const> = math.min, math.max, ipairs
@@ -20,18 +28,22 @@ local wgmma = {}
 
 wgmma.parameters = {
     { "wm", 1, 2 },      -- warpgroups along the filters, of two; the others are along the pixels
-    { "tp", 1, 32 },     -- rows of a strip
-    { "sq", 1, 32 },     -- strips of 8 columns of a block, of each image
-    { "ni", 1, 32 },     -- images of a block
+    { "tp", 1, 32 },     -- groups of 8 pixels of a product: the rows of a strip
+    { "sq", 1, 32 },     -- products of a block, of each image: strips of 8 columns side by side
+    { "ni", 1, 32 },     -- images of a block, each with strips
     { "cb", 32, 128 },   -- bytes of a row of channels: 64 or 128
-    { "wide", 0, 1 },    -- 64-bit offsets within an image
+    { "lw", 0, 256 },    -- most columns of a line, what the filter needs around them included; 0: strips
+    { "split", 1, 8 },   -- blocks that share the channels of a tile
+    { "box", 0, 1 },     -- patches are boxes that the tensor copy engine fetches
 }
 
 -- Three TF32 products leave up to 3 * 2^-22 of each product out (the product of the rests, and what the rests lose themselves).
 -- An FP32 FMA loop over this many products may err as much; over fewer it is more exact, and strict f32 promises no less.
 local SHORTEST_EXACT_SUM <const> = 32
 local CONSUMERS <const> = 2
-local MOST_ACCUMULATORS <const> = 128   -- registers of a consumer thread
+local MOST_ACCUMULATORS <const> = 176   -- registers of a consumer thread
+local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
+local MOST_COUNTED <const> = 1 << 30    -- pixels that may be counted in 32 bits, with room behind
 
 function wgmma.applies(p, t)
     if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
@@ -56,8 +68,73 @@ local function phases(taps, dilation, stride)
     return list, of, shift
 end
 
+local CHEAP <const> = { identity = true, relu = true, leaky_relu = true, clamp = true, hardswish = true } -- activations
+
+-- Outputs go through shared memory: 16-bit ones as they are stored, if nothing is left to do then.
+local function stage_outputs(p, d)
+    local nhwc = p.layout == "nhwc"
+    d.narrow = p.bytes == 2 and not p.residual and CHEAP[p.activation] and not d.split or false
+    d.pairs = not nhwc and p.bytes == 2
+    d.staged_size = d.narrow and p.bytes or 4
+    d.staged = d.split and roundup(d.pixels, 32) or 128 // d.staged_size
+    d.width = d.pairs and 2 or 1
+    if nhwc then
+        local most = d.narrow and 8 or 4
+        while d.width < most and p.k % (2 * d.width) == 0 do d.width = 2 * d.width end
+    end
+end
+
+-- Bytes of shared memory that staged outputs take, apart from the operands, and all of them.
+local function staging_bytes(d)
+    local pixels = CONSUMERS * (d.split and d.my_strips or 1) * d.staged
+    d.staged_bytes = pixels * 64 * d.staged_size
+    return pixels * 8 + (d.split and 0 or d.staged_bytes)
+end
+
+-- Shares out shared memory: two patches rather than one, then four stages of weights at least, then, where that makes runs of
+-- columns longer (each filter's are in another page of memory), more staged outputs, then more weights.
+local function share_memory(p, t, d)
+    local sources = d.boxes and 0 or 4 * d.patch_rows
+    local most = t.smem_block - 1024 - sources
+    local patch = d.parts * d.patch_bytes
+    d.patches = 2 * patch + 4 * d.stage_bytes + staging_bytes(d) <= most and 2 or 1
+    local fixed = d.patches * patch + 4 * d.stage_bytes
+    while p.layout == "nchw" and not d.split and d.staged < d.pixels and fixed + 2 * staging_bytes(d) <= most do
+        d.staged = 2 * d.staged
+    end
+    local staging = staging_bytes(d)
+    d.weight_stages = min(8, (most - staging - d.patches * patch) // d.stage_bytes)
+    d.smem = d.patches * patch + d.weight_stages * d.stage_bytes + staging + sources + 16 * (d.patches + d.weight_stages)
+end
+
+-- The rows of shared memory that the patch takes, and where in it each tap's window begins.
+local function place_patch(p, s, d)
+    local of_h, shift_h, of_w, shift_w
+    -- rows of a dilated filter are next to one another if every dil_h-th row makes an image of its own
+    d.fold = d.linear and p.stride_h == 1 and p.dil_h or 1
+    d.phases_h, of_h, shift_h = phases(p.r, p.dil_h // d.fold, p.stride_h)
+    d.phases_w, of_w, shift_w = phases(p.s, p.dil_w, p.stride_w)
+    d.shift_h, d.shift_w = shift_h[p.r], shift_w[p.s]
+    if d.linear then
+        d.plane_rows = roundup(d.strips * d.pixels + d.shift_h * s.lw + d.shift_w, 8)
+    else
+        d.patch_h, d.patch_w = s.tp + d.shift_h, 8 * s.sq + d.shift_w
+        d.plane_rows = d.patch_h * d.patch_w
+        if d.boxes then d.plane_rows = roundup(d.plane_rows, 8) end   -- a box begins where the swizzle's pattern does
+    end
+    d.row_of, d.line_of, d.column_of = {}, {}, {}
+    for r = 1, p.r do
+        d.row_of[r] = of_h[r] * #d.phases_w * d.plane_rows + (d.linear and 0 or shift_h[r] * d.patch_w)
+        d.line_of[r] = shift_h[r]
+    end
+    for c = 1, p.s do d.column_of[c] = of_w[c] * d.plane_rows + shift_w[c] end
+    d.patch_rows = roundup((d.linear and 1 or s.ni) * #d.phases_h * #d.phases_w * d.plane_rows, 4)   -- which a thread fills together
+    d.patch_bytes = roundup(d.patch_rows * s.cb, 1024)
+end
+
 local function derive(p, s, t)
-    local d = { tile_k = 64 * s.wm, row_bytes = s.cb, channels = s.cb // p.bytes, pixels = 8 * s.tp }
+    local d = { tile_k = 64 * s.wm, channels = s.cb // p.bytes, pixels = 8 * s.tp, linear = s.lw > 0,
+                split = s.split > 1, boxes = s.box == 1, row_bytes = s.cb }
     d.type = p.math == "f32" and "tf32" or p.math
     d.parts = p.math == "f32" and 2 or 1
     d.steps = s.cb // 32
@@ -69,29 +146,50 @@ local function derive(p, s, t)
     d.my_strips = d.turns and d.strips or d.strips // (CONSUMERS // s.wm)
     d.accumulators = d.my_strips * d.pixels // 2
     d.stage_k = d.turns and 64 or d.tile_k
-    local of_h, shift_h, of_w, shift_w
-    d.phases_h, of_h, shift_h = phases(p.r, p.dil_h, p.stride_h)
-    d.phases_w, of_w, shift_w = phases(p.s, p.dil_w, p.stride_w)
-    d.patch_h, d.patch_w = s.tp + shift_h[p.r], 8 * s.sq + shift_w[p.s]
-    d.row_of, d.column_of = {}, {}
-    for r = 1, p.r do d.row_of[r] = (of_h[r] * #d.phases_w * d.patch_h + shift_h[r]) * d.patch_w end
-    for c = 1, p.s do d.column_of[c] = of_w[c] * d.patch_h * d.patch_w + shift_w[c] end
-    d.patch_rows = s.ni * #d.phases_h * #d.phases_w * d.patch_h * d.patch_w
-    d.patch_bytes = roundup(d.patch_rows * s.cb, 1024)
+    stage_outputs(p, d)
+    place_patch(p, s, d)
     d.stage_bytes = d.parts * d.stage_k * s.cb
-    local left = t.smem_block - 1024
-    local patch = d.parts * d.patch_bytes
-    d.patches = 2 * patch + 4 * d.stage_bytes <= left and 2 or 1
-    d.weight_stages = min(8, (left - d.patches * patch) // d.stage_bytes)
-    d.smem = d.patches * patch + d.weight_stages * d.stage_bytes + 16 * (d.patches + d.weight_stages)
+    share_memory(p, t, d)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
-    d.producer_registers, d.consumer_registers = 104, 200
+    -- the three warpgroups share 512 registers, a thread of each
+    d.producer_registers, d.consumer_registers = 88, 208
+    if d.accumulators * d.parts > 152 then d.producer_registers, d.consumer_registers = 56, 224 end
     return d
 end
 
 local shape <const> = launch.remember(derive)
+
+-- Arithmetic on numbers, and on expressions that the runtime evaluates.
+local numbers <const> = {
+    ceildiv = ceildiv, min = min, max = max, plus = function(a, b) return a + b end, times = function(a, b) return a * b end,
+    above = function(a, b) return a > b and 1 or 0 end,
+}
+local texts <const> = {}
+for name, form in strict.sorted { ceildiv = "ceildiv(%s, %s)", min = "min(%s, %s)", max = "max(%s, %s)", plus = "(%s + %s)",
+                          times = "%s * %s", above = "(%s > %s)" } do
+    texts[name] = function(a, b) return string.format(form, a, b) end
+end
+
+-- How pixels are counted along lines: the columns of a slab, the pitch and lines that hold a slab and what the filter needs
+-- around it, and all pixels up to the last row's end. Where what follows is zero in both places, the end of a line is also the
+-- beginning of the next one, and the end of an image that of the next one. `o`: numbers or texts; n to q: the sizes as such.
+local function count_lines(p, s, d, o, n, h, w, out_h, out_w)
+    local function shared(size, out, before, stride, most_phase, shift)
+        local beyond = shift - 1 - (before - most_phase - 1) // stride
+        return o.max(o.max(out, o.ceildiv(o.plus(size, before), stride)), o.plus(out, beyond))
+    end
+    local l = { slabs = o.ceildiv(out_w, s.lw - d.shift_w) }
+    l.columns = o.ceildiv(out_w, l.slabs)
+    local one_slab = shared(w, out_w, p.pad_left, p.stride_w, max(table.unpack(d.phases_w)), d.shift_w)
+    l.pitch = o.min(o.plus(l.columns, d.shift_w), o.max(o.times(o.above(l.slabs, 1), launch.MOST_PIXELS), one_slab))
+    local rows = o.ceildiv(out_h, d.fold)
+    local most_phase = d.fold > 1 and d.fold - 1 or max(table.unpack(d.phases_h))
+    l.lines = o.min(o.plus(rows, d.shift_h), shared(h, rows, p.pad_top, p.stride_h * d.fold, most_phase, d.shift_h))
+    l.pixels = o.times(o.plus(o.times(o.plus(o.times(o.times(n, d.fold), l.slabs), -1), l.lines), rows), l.pitch)
+    return l
+end
 
 function wgmma.check(p, t, s)
     local ok, reason = wgmma.applies(p, t)
@@ -105,77 +203,193 @@ function wgmma.check(p, t, s)
         return string.format("%d accumulators of a thread; at most %d", d.accumulators, MOST_ACCUMULATORS // d.parts)
     end
     if d.weight_stages < 2 then return string.format("a patch of %d bytes leaves no room for weights", d.patch_bytes) end
-    if d.patch_w * s.cb > 0x3fff * 16 then return "a patch line is longer than a descriptor's stride" end
-    if s.wide == 0 and p.wide then
-        return "an image of 2^31 elements or more needs wide=1"
+    if s.split > d.chunks then return string.format("%d rounds through the channels for %d blocks", d.chunks, s.split) end
+    if d.split and d.staged_bytes > d.patches * d.parts * d.patch_bytes + d.weight_stages * d.stage_bytes then
+        return string.format("%d bytes of sums do not fit where the operands were", d.staged_bytes)
     end
+    if d.pixels > 256 then return string.format("a product of %d pixels; at most 256", d.pixels) end
+    if d.boxes and (d.linear or d.parts > 1) then return "boxes are of strips, and of one part" end
+    if d.boxes and max(d.patch_h * p.stride_h, d.patch_w * p.stride_w) > MOST_BOX then
+        return string.format("a box of %d x %d pixels; at most %d in each direction", d.patch_h * p.stride_h, d.patch_w * p.stride_w, MOST_BOX)
+    end
+    if d.linear and (s.ni > 1 or s.lw <= d.shift_w) then return "lines shorter than the filter, or several images" end
+    if not d.linear and d.patch_w * s.cb > 0x3fff * 16 then return "a patch line is longer than a descriptor's stride" end
 end
 
-function wgmma.candidates(p, t)
-    local list = {}
-    local most = p.math == "f32" and MOST_ACCUMULATORS // 2 or MOST_ACCUMULATORS
-    local wide = p.wide and 1 or 0
-    for _, cb in ipairs(p.c * p.bytes <= 64 and p.math ~= "f32" and { 64 } or { 128 }) do
-        for _, wm in ipairs(p.k > 64 and { 2, 1 } or { 1 }) do
-            for _, tp in ipairs { 4, 7, 8, 14, 16, 28, 32 } do
-                for _, sq in ipairs { 1, 2, 3, 4, 7, 8 } do
-                    for _, ni in ipairs { 1, 2, 4, 8 } do
-                        local strips = sq * ni * (p.c * p.bytes <= cb and p.math ~= "f32" and 2 or wm) / 2
-                        if strips % 1 == 0 and strips * tp * 4 <= most and strips * tp * 4 >= 32 and
-                           tp < p.p + 8 and sq * 8 < p.q + 8 and (ni == 1 or (tp >= p.p and sq * 8 >= p.q)) and
-                           ni < 2 * p.n then
-                            list[#list + 1] = { wm = wm, tp = tp, sq = sq, ni = ni, cb = cb, wide = wide }
-                        end
-                    end
-                end
-            end
+-- Sizes of parts that `size` is cut into, each at most `most`: as few parts as can be, and some more.
+local function parts_of(size, most)
+    local list, known = {}, {}
+    local fewest = ceildiv(size, most)
+    for _, parts in ipairs { fewest, fewest + 1, fewest + 2, 2 * fewest, 4 * fewest } do
+        local part = ceildiv(size, parts)
+        if not known[part] and (part >= 4 or parts == fewest) then
+            known[part] = true
+            list[#list + 1] = part
         end
     end
     return list
 end
 
-local RATE <const> = { f16 = 3600, bf16 = 3600, tf32 = 1800, f32 = 600 } -- FLOP a clock and multiprocessor that the inner loop reaches
+-- What a schedule can be made of: filters, bytes of channels, and products of a warpgroup; `products`: of a block.
+local function each_base(p, visit)
+    local exact, bytes = p.math == "f32", p.c * p.bytes
+    local most = exact and MOST_ACCUMULATORS // 2 or MOST_ACCUMULATORS
+    local narrow = bytes > 64 and not exact and p.stride_h * p.stride_w * p.dil_h * p.dil_w > 1   -- patches are large
+    for _, cb in ipairs(bytes <= 64 and not exact and { 64 } or narrow and { 128, 64 } or { 128 }) do
+        for wm = p.k > 64 and 2 or 1, 1, -1 do
+            for mine = 1, 2 do
+                local products = (bytes <= cb and not exact) and mine or 2 * mine // wm
+                visit({ wm = wm, cb = cb }, products, most // (4 * mine))
+            end
+        end
+    end
+end
+
+local function parameters(base, tp, sq, ni, lw, split, box)
+    return { wm = base.wm, tp = tp, sq = sq, ni = ni, cb = base.cb, lw = lw, split = split, box = box or 0 }
+end
+
+-- Pixels counted along lines: as many of a product as fill the multiprocessors once, twice, three times.
+local function add_lines(list, p, t, base, products, most_tp)
+    if p.h * p.w * p.n > MOST_COUNTED then return end
+    local d = shape(p, parameters(base, 8, products, 1, 8, 1), t)   -- for what does not depend on tp and lw
+    local widest = p.q <= 112 and p.q or p.layout == "nchw" and p.bytes == 2 and 112 or 256
+    local lw = roundup(widest + d.shift_w, 8)
+    if lw > 256 then return end
+    local pixels = count_lines(p, { lw = lw }, d, numbers, p.n, p.h, p.w, p.p, p.q).pixels
+    local known = {}
+    for _, blocks in ipairs { t.sms // 4, t.sms // 2, t.sms, 2 * t.sms, 3 * t.sms } do   -- few, if others are to share them
+        local tp = ceildiv(pixels, max(1, blocks // d.tiles_k) * products * 8)
+        if blocks >= t.sms then tp = min(tp, most_tp, 32) end
+        if tp >= 4 and tp <= min(most_tp, 32) and not known[tp] then
+            known[tp] = true
+            list[#list + 1] = parameters(base, tp, products, 1, lw, 1)
+        end
+    end
+end
+
+-- Strips of columns, of one image or, if it has few, of several.
+local function add_strips(list, p, base, products, most_tp)
+    local across = ceildiv(p.q, 8)
+    for _, tp in ipairs(parts_of(p.p, min(most_tp, 32))) do
+        local sq = min(products, across)
+        if products % sq == 0 and (sq == products or tp >= p.p and products // sq < 2 * p.n) then
+            list[#list + 1] = parameters(base, tp, sq, products // sq, 0, 1, p.math == "f32" and 0 or 1)
+        end
+    end
+end
+
+-- Tiles of a block, and the rounds in which the multiprocessors take them.
+local function tiles_of(p, t, s, d)
+    local tiles = d.tiles_k * s.split
+    if d.linear then
+        tiles = tiles * ceildiv(count_lines(p, s, d, numbers, p.n, p.h, p.w, p.p, p.q).pixels, d.strips * d.pixels)
+    else
+        tiles = tiles * ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, 8 * s.sq)
+    end
+    return tiles, ceildiv(tiles, t.sms)
+end
+
+function wgmma.candidates(p, t)
+    local list = {}
+    each_base(p, function(base, products, most_tp)
+        add_lines(list, p, t, base, products, most_tp)
+        add_strips(list, p, base, products, most_tp)
+    end)
+    -- with few tiles, several blocks share each
+    for i = 1, #list do
+        local s = list[i]
+        local d = shape(p, s, t)
+        local tiles = tiles_of(p, t, s, d)
+        local split = min(d.chunks, t.sms // tiles)
+        split = split >= 8 and 8 or split >= 4 and 4 or split   -- as clusters fill a group of 16 multiprocessors
+        if split > 1 and not d.turns then list[#list + 1] = parameters(s, s.tp, s.sq, s.ni, s.lw, split, s.box) end
+    end
+    return list
+end
+
+-- FLOP a clock and multiprocessor that the inner loop reaches.
+local RATE <const> = { f16 = 3700, bf16 = 3700, tf32 = 1850, f32 = 600 }
 
 function wgmma.time(p, t, s)
     local d = shape(p, s, t)
-    local tiles = d.tiles_k * ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, 8 * s.sq)
-    local flop = 2 * d.tile_k * d.strips * d.pixels * d.channels
-    -- the operands of each product go through shared memory, at 128 bytes a clock
-    local operands = s.wm * d.strips * (64 + d.pixels) * s.cb * (2 * d.parts - 1)
-    local product = flop / RATE[p.math] + 0.15 * operands / 128
-    local fetch = d.parts * d.tile_k * s.cb / 22                    -- bytes a clock from the L2 cache, with all multiprocessors at it
-    local gather = d.patch_rows * (s.cb / 16) * 0.6 * d.parts + 1200
-    local round = p.r * p.s * (max(product, fetch) + 40)
-    local stores = d.tile_k * d.strips * d.pixels / 128 * 9 + 600
+    local _, rounds = tiles_of(p, t, s, d)
+    local chunks = ceildiv(d.chunks, s.split)
+    -- the operands of each product come from shared memory, at 128 bytes a clock
+    local products = s.wm * d.strips
+    local operands = products * (64 + d.pixels) * s.cb * (2 * d.parts - 1) / 128
+    local product = max(2 * products * 64 * d.pixels * d.channels / RATE[p.math], operands) + 0.15 * operands
+    local gather = d.patch_rows * (s.cb / 16) * 0.6 * d.parts + 2000
+    local round = p.r * p.s * (product + 40)
+    local fetch = p.r * p.s * d.parts * d.tile_k * s.cb + d.patch_rows * s.cb   -- from the L2 cache, 20 bytes a clock at most
+    round = max(round, fetch / 20)
+    local stores = d.tile_k * d.strips * d.pixels * p.bytes / 24 + 800
     if d.turns then
         round = max(round, gather, stores)
     else
         round = d.patches == 2 and max(round, gather) or round + gather
     end
-    local rounds = ceildiv(tiles, t.sms)
-    local clocks = rounds * (d.chunks * round + (d.turns and 100 or stores)) + gather + stores + 3000
+    local clocks = rounds * (chunks * round + (d.turns and 100 or stores)) + gather + stores + 3000
+    if d.split then clocks = clocks + 2000 + d.staged_bytes / 16 end
     local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
     local us = 1e6 * max(clocks / t.clock, bytes / t.bandwidth) + 2.5
-    if d.transpose then us = us + 2.0 + 2e6 * p.n * p.c * p.h * p.w * p.bytes / (0.8 * t.bandwidth) end
-    return us + 2.5 + 1e6 * p.k * p.c * p.r * p.s * p.bytes / 1.0e12
+    -- the launches before: they reach 95 % of the bandwidth of a copy
+    local moved = (1 + d.parts) * p.k * p.c * p.r * p.s * p.bytes
+    if d.transpose then
+        us = us + 2.0
+        moved = moved + 2 * p.n * p.c * p.h * p.w * p.bytes
+    end
+    return us + 2.0 + 1e6 * moved / (0.95 * t.bandwidth)
 end
 
 function wgmma.explain(p, s)
+    if s.lw > 0 then
+        return string.format("%d filters x %d pixels along lines of up to %d columns a block, %d bytes of channels a round", 64 * s.wm,
+                             8 * s.tp * s.sq, s.lw, s.cb)
+    end
     return string.format("%d filters x %d images x %d rows x %d columns a block, %d bytes of channels a round", 64 * s.wm, s.ni, s.tp,
                          8 * s.sq, s.cb)
+end
+
+-- The map of x as the kernel reads it, by whose boxes it fetches patches.
+local function box_of(p, s, d)
+    local pixel = d.x_channels * p.bytes
+    return {
+        kind = "tensor_map", tensor = d.transpose and "workspace" or "input", element = p.math, swizzle = s.cb,
+        dims = { tostring(d.x_channels), "W", "H", "N" },
+        strides = { tostring(pixel), string.format("W * %d", pixel), string.format("H * W * %d", pixel) },
+        box = { d.channels, d.patch_w, d.patch_h, 1 }, element_strides = { 1, p.stride_w, p.stride_h, 1 },
+    }
 end
 
 function wgmma.launch(p, t, s)
     local d = shape(p, s, t)
     local call <const> = launch.arg
-    local tiles_p, tiles_q = string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", 8 * s.sq)
-    local tiles = string.format("ceildiv(N, %d) * %s * %s * %d", s.ni, tiles_p, tiles_q, d.tiles_k)
+    local sizes, tiles = {}, nil
+    local requires = launch.requires(p, p.dil_h * p.r * 2 + 64 * p.stride_h, p.dil_w * p.s * 2 + 512 * p.stride_w, true)
+    requires[#requires + 1] = { expr = string.format("N * H * W <= %d", MOST_COUNTED), why = "at most 2^30 pixels of x are told apart" }
+    if d.linear then
+        local l = count_lines(p, s, d, texts, "N", "H", "W", "P", "Q")
+        sizes = { l.pitch, l.lines, l.slabs, l.columns }
+        tiles = string.format("ceildiv(%s, %d) * %d", l.pixels, d.strips * d.pixels, d.tiles_k)
+        requires[#requires + 1] = { expr = string.format("%s <= %d", l.pixels, MOST_COUNTED), why = "at most 2^30 pixels are counted" }
+    else
+        sizes = { string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", 8 * s.sq) }
+        tiles = string.format("ceildiv(N, %d) * %s * %s * %d", s.ni, sizes[1], sizes[2], d.tiles_k)
+    end
     local packed = d.parts * d.tiles_k * d.tile_k * d.chunks * p.r * p.s * s.cb
-    local args = launch.args(p, { d.transpose and call("workspace", "0") or call("input"), call("packed", "0") }, { "N", "H", "W", "P", "Q", tiles_p, tiles_q, tiles })
+    local x = d.transpose and call("workspace", "0") or call("input")
+    if d.boxes then x = box_of(p, s, d) end
+    local args = launch.args(p, { x, call("packed", "0") },
+                             { "N", "H", "W", "P", "Q", table.unpack(sizes) })
+    args[#args + 1] = call("i32", tiles)
+    -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
+    local run_bytes, runs = s.cb * p.r * p.s, d.tiles_k * d.tile_k * d.chunks
+    -- few blocks: each one's latency is what counts; many: the bytes that they have under way, and what it costs to begin one
+    local packed_k = runs >= 2048 and 4 * run_bytes <= 48 * 1024 and 4 or 1
     local launches = { {
-        suffix = "_pack", grid = { tostring(d.tiles_k * d.tile_k * d.chunks), "1", "1" }, block = { 128, 1, 1 },
-        -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
-        smem = tostring(s.cb * p.r * p.s), args = { call("weights"), call("packed", "0") }, packs = true,
+        suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },
+        smem = tostring(packed_k * run_bytes), args = { call("weights"), call("packed", "0") }, packs = true,
     } }
     if d.transpose then
         launches[2] = {
@@ -184,13 +398,14 @@ function wgmma.launch(p, t, s)
             args = { call("input"), call("workspace", "0"), call("i32", "H * W") },
         }
     end
+    local blocks = d.split and string.format("%d * (%s)", s.split, tiles) or string.format("min(%d, %s)", t.sms, tiles)
     launches[#launches + 1] = {
-        suffix = "", grid = { string.format("min(%d, %s)", t.sms, tiles), "1", "1" }, block = { 128 + 128 * CONSUMERS, 1, 1 },
+        suffix = "", grid = { blocks, "1", "1" }, cluster = d.split and { s.split, 1, 1 } or nil, block = { 128 + 128 * CONSUMERS, 1, 1 },
         smem = tostring(d.smem), args = args, overlap = true,
     }
     return {
-        template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16,
-        requires = launch.requires(p, p.dil_h * p.r * 2 + 64 * p.stride_h, p.dil_w * p.s * 2 + 512 * p.stride_w, s.wide == 1),
+        template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d, packed_k = packed_k }, align = 16,
+        requires = requires,
         workspace = d.transpose and string.format("N * H * W * %d", d.x_channels * p.bytes) or "0", packed = tostring(packed),
         launches = launches,
     }

@@ -48,7 +48,7 @@ cj_async *cj_async_begin(cj_worker *w, const char *name, unsigned line, unsigned
                      .ranges = op->ranges, .most_ranges = op->most_ranges, .data = op->data, .most_data = op->most_data};
     *(w->latest ? &w->latest->newer : &w->oldest) = op;
     w->latest = op;
-    w->stale = true;
+    w->stale = w->run->n_ranks;
     return op;
 }
 

@@ -472,8 +472,6 @@ static void begin_block(cj_worker *w, unsigned rank, uint64_t number)
         begin_thread(w, rank * run->row + i, &place);
     size_t start = (size_t)rank * CJ_EMU_SHARED_STRIDE;
     memset(w->shared + start, CJ_EMU_POISON, run->smem);
-    if (w->stale) /* a fault left operations under way, or a kernel its mbarriers */
-        memset(w->pending + start / 4, 0, CJ_EMU_SHARED_BYTES / 4 * sizeof *w->pending);
 }
 
 static void begin_cluster(cj_worker *w, uint64_t i)
@@ -484,10 +482,13 @@ static void begin_cluster(cj_worker *w, uint64_t i)
     w->cluster_arrived = w->cluster_gone = w->cluster_phase = w->returned = 0;
     w->n_reads = 1;
     w->free_reads = 0;
+    for (unsigned rank = 0; rank < w->stale; rank++) /* a fault left operations under way, or a kernel its mbarriers */
+        memset(w->pending + (size_t)rank * CJ_EMU_SHARED_STRIDE / 4, 0, CJ_EMU_SHARED_BYTES / 4 * sizeof *w->pending);
+    w->stale = 0;
     for (unsigned rank = 0; rank < w->run->n_ranks; rank++)
         begin_block(w, rank, block_number(w->run, i, rank));
     cj_warpgroups_begin(w);
-    w->stale = w->advancing = false;
+    w->advancing = false;
     w->random = w->run->order.seed ^ i * 0xD1342543DE82EF95u;
 }
 

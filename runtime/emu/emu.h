@@ -267,7 +267,7 @@ typedef struct cj_worker {
     unsigned n_ids;      /* threads of the cluster, padding included */
     unsigned returned;
     cj_block *blocks;    /* CJ_EMU_MAX_BLOCKS */
-    bool stale;          /* words may be pending from a cluster before */
+    unsigned stale;      /* blocks in whose shared memory words may be pending from a cluster before */
     uint64_t random;
     uint64_t events;     /* counts what may let others go on */
     cj_thread *current;

@@ -109,7 +109,8 @@ void cj_mbarrier_init(unsigned long long *barrier, unsigned arrivals, unsigned l
     b->bytes = 0;
     b->line = line;
     w->pending[at / 4] = w->pending[at / 4 + 1] = CJ_WORD_BARRIER;
-    w->mixed = w->stale = true;
+    w->mixed = true;
+    w->stale = w->run->n_ranks;
     w->primitive = NULL;
 }
 

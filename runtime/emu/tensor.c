@@ -62,6 +62,12 @@ static size_t row_bytes(const box *b)
     return b->map.box[0] * element_bytes(b);
 }
 
+/* From one row in shared memory to the next: swizzled rows begin where the swizzle's own rows do, even if they are shorter. */
+static size_t row_pitch(const box *b)
+{
+    return b->map.swizzle ? b->map.swizzle : row_bytes(b);
+}
+
 static size_t count_rows(const box *b)
 {
     size_t rows = 1;
@@ -70,7 +76,14 @@ static size_t count_rows(const box *b)
     return rows;
 }
 
-/* Which part of row `i` of the box is inside the tensor, and where. */
+/* Bytes of shared memory from the box's first to behind its last. */
+static size_t span(const box *b)
+{
+    return count_rows(b) * row_pitch(b);
+}
+
+/* Which part of row `i` of the box is inside the tensor, and where. A store writes whole units of 16 bytes, also where the
+ * tensor's row ends within one. */
 static row find_row(const box *b, size_t i)
 {
     const packed *m = &b->map;
@@ -81,10 +94,11 @@ static row find_row(const box *b, size_t i)
         inside = inside && c >= 0 && c < m->dims[axis];
         offset += inside ? c * m->strides[axis - 1] : 0;
     }
-    int64_t from = first < 0 ? 0 : first, to = last < m->dims[0] ? last : m->dims[0];
+    size_t size = element_bytes(b);
+    int64_t unit = UNIT / (int64_t)size, end = b->store ? (m->dims[0] + unit - 1) / unit * unit : m->dims[0];
+    int64_t from = first < 0 ? 0 : first, to = last < end ? last : end;
     if (!inside || from >= to)
         return (row){0};
-    size_t size = element_bytes(b);
     return (row){from - first, to - from, (unsigned char *)(uintptr_t)m->base + offset + from * (int64_t)size};
 }
 
@@ -94,7 +108,7 @@ static uintptr_t swizzle(const box *b, uintptr_t offset)
     return offset ^ ((offset >> 7 & (b->map.swizzle / 16u - (b->map.swizzle > 0))) << 4);
 }
 
-/* To TF32, to nearest, ties to even; infinities and NaNs stay what they are. */
+/* To TF32, to nearest, ties to even; infinities stay what they are, and every NaN becomes the same one. */
 static void round_to_tf32(unsigned char *bytes, size_t n)
 {
     for (size_t i = 0; i < n; i += 4) {
@@ -102,6 +116,8 @@ static void round_to_tf32(unsigned char *bytes, size_t n)
         memcpy(&bits, bytes + i, 4);
         if ((bits & 0x7f800000u) != 0x7f800000u)
             bits = (bits + 0xfffu + (bits >> 13 & 1)) & ~0x1fffu;
+        else if (bits & 0x7fffffu)
+            bits = 0x7fffe000u;
         memcpy(bytes + i, &bits, 4);
     }
 }
@@ -115,7 +131,7 @@ static void load_row(cj_worker *w, const box *b, size_t i)
         memcpy(line + (size_t)r.skipped * size, r.global, (size_t)r.used * size);
     if (b->map.element == CJ_MAP_TF32)
         round_to_tf32(line, bytes);
-    uintptr_t start = cj_shared_offset(w, b->shared) + i * bytes;
+    uintptr_t start = cj_shared_offset(w, b->shared) + i * row_pitch(b);
     for (size_t at = 0; at < bytes; at += UNIT)
         memcpy(w->shared + swizzle(b, start + at), line + at, UNIT);
 }
@@ -125,7 +141,7 @@ static void store_row(cj_worker *w, const box *b, size_t i)
     unsigned char line[256 * 4];
     size_t size = element_bytes(b), bytes = row_bytes(b);
     row r = find_row(b, i);
-    uintptr_t start = cj_shared_offset(w, b->shared) + i * bytes;
+    uintptr_t start = cj_shared_offset(w, b->shared) + i * row_pitch(b);
     for (size_t at = 0; at < bytes; at += UNIT)
         memcpy(line + at, w->shared + swizzle(b, start + at), UNIT);
     if (r.used)
@@ -168,30 +184,48 @@ static void check_global(cj_worker *w, const box *b, unsigned line)
 /* The 16-byte units of row i that the tensor has a part in: a store does not read the others. */
 static void mark_stored(cj_worker *w, cj_async *op, const box *b, size_t i)
 {
-    size_t size = element_bytes(b), bytes = row_bytes(b);
+    size_t size = element_bytes(b);
     row r = find_row(b, i);
-    uintptr_t start = cj_shared_offset(w, b->shared) + i * bytes;
+    uintptr_t start = cj_shared_offset(w, b->shared) + i * row_pitch(b);
     size_t from = (size_t)r.skipped * size / UNIT * UNIT, to = (size_t)(r.skipped + r.used) * size;
     for (size_t at = from; r.used && at < to; at += UNIT)
         cj_async_reads(w, op, w->shared + swizzle(b, start + at), UNIT);
 }
 
-/* Swizzling moves data in lines of 128 bytes, of which the box's last may be used in part. */
+/* Swizzling moves data within lines of 128 bytes, so that rows as long as the swizzle fill whole lines but the last. */
 static void mark_loaded(cj_worker *w, cj_async *op, const box *b)
 {
-    size_t bytes = count_rows(b) * row_bytes(b), whole = b->map.swizzle ? bytes / LINE * LINE : bytes;
+    size_t rows = count_rows(b), bytes = row_bytes(b), pitch = row_pitch(b);
+    size_t whole = pitch > bytes ? 0 : b->map.swizzle ? rows * pitch / LINE * LINE : rows * pitch;
     uintptr_t start = cj_shared_offset(w, b->shared);
     if (whole)
         cj_async_writes(w, op, b->shared, whole);
-    for (size_t at = whole; at < bytes; at += UNIT)
-        cj_async_writes(w, op, w->shared + swizzle(b, start + at), UNIT);
+    for (size_t i = whole / pitch; i < rows; i++)
+        for (size_t at = i * pitch; at < i * pitch + bytes; at += UNIT)
+            cj_async_writes(w, op, w->shared + swizzle(b, start + at), UNIT);
+}
+
+/* What the hardware answers with an illegal instruction (tests/vectors: seen on an H200). */
+static void check_coordinates(cj_worker *w, const box *b, int rank)
+{
+    int unit = UNIT / (int)element_bytes(b);
+    if (b->at[0] % unit != 0) {
+        cj_worker_fault(w, "coordinate c0 is %d: a copy begins at a multiple of %d elements, %d bytes", b->at[0], unit, UNIT);
+        cj_worker_abandon(w);
+    }
+    for (int i = 0; b->store && i < rank; i++)
+        if (b->at[i] < 0) {
+            cj_worker_fault(w, "coordinate c%d is %d: those of a store are not negative", i, b->at[i]);
+            cj_worker_abandon(w);
+        }
 }
 
 static box begin(cj_worker *w, const void *map, const void *shared, int rank, const int *at, bool store, unsigned line)
 {
     box b = {.map = get_map(w, map, rank), .shared = (unsigned char *)(uintptr_t)shared, .store = store};
     memcpy(b.at, at, (size_t)rank * sizeof *at);
-    cj_check_own(w, shared, count_rows(&b) * row_bytes(&b), LINE, store ? "source" : "destination");
+    check_coordinates(w, &b, rank);
+    cj_check_own(w, shared, span(&b), LINE, store ? "source" : "destination");
     check_global(w, &b, line);
     return b;
 }
@@ -204,7 +238,7 @@ static void load_to(cj_worker *w, const box *b, unsigned rank, const void *barri
     box copy = *b;
     copy.shared += rank * stride - w->current->rank * stride;
     unsigned bytes = (unsigned)(count_rows(b) * row_bytes(b));
-    (void)cj_shared_range(w, copy.shared, bytes, LINE, "destination");
+    (void)cj_shared_range(w, copy.shared, span(&copy), LINE, "destination");
     cj_mbarrier *to = cj_mbarrier_at(w, barrier, rank, true);
     cj_async *op = cj_async_begin(w, name, line, w->current->id, 1);
     mark_loaded(w, op, &copy);

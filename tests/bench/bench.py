@@ -9,6 +9,7 @@ failed.
 
     bench.py --lib build/libconvjit.so --out results.json --chart chart.png
     bench.py --only kb56 --modes f16 --layouts nhwc --all-schedules
+    bench.py --packed
     bench.py --chart-only results.json --chart chart.png
 """
 
@@ -56,6 +57,11 @@ def parse_arguments(arguments):
         const=0,
         metavar="N",
         help="also time the first N candidates of each problem; all without N",
+    )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="also time launches with weights packed before, reported beside the call that packs them",
     )
     parser.add_argument(
         "--host", action="store_true", help="also measure what a call costs the host (ours includes ctypes)"
@@ -227,14 +233,28 @@ class OurCall:
         started = time.perf_counter()
         self.plan = convjit.plan(case.problem, schedule)
         self.plan_ms = (time.perf_counter() - started) * 1e3
+        self.case = case
         self.workspace = torch.empty(self.plan.workspace, dtype=torch.uint8, device=case.gpu.device)
-        self.run = self.plan.launcher(
-            case.gpu.stream,
-            input=case.x.data_ptr(),
-            weights=case.w.data_ptr(),
-            output=case.y.data_ptr(),
+        self.run = self.launcher(weights=case.w.data_ptr())
+
+    def launcher(self, **weights):
+        return self.plan.launcher(
+            self.case.gpu.stream,
+            input=self.case.x.data_ptr(),
+            output=self.case.y.data_ptr(),
             workspace=self.workspace.data_ptr() or None,
+            **weights,
         )
+
+    def launcher_of_packed(self):
+        """The same call with weights that are packed now, once; None if the kernel packs none."""
+        import torch
+
+        if not self.plan.packed_size:
+            return None
+        self.packed = torch.empty(self.plan.packed_size, dtype=torch.uint8, device=self.case.gpu.device)
+        self.plan.pack(self.case.gpu.stream, self.case.w.data_ptr(), self.packed.data_ptr())
+        return self.launcher(packed=self.packed.data_ptr())
 
     def __enter__(self):
         return self
@@ -260,9 +280,14 @@ def measure(case, convjit, options, row):
     case.gpu.synchronize()
     row["torch_first_ms"] = (time.perf_counter() - started) * 1e3
     with OurCall(convjit, case, options.schedule) as ours:
+        packed = ours.launcher_of_packed() if options.packed else None
         case.poison()
         (row["torch_us"], row["ours_us"]), row["runs"] = medians_us(case.gpu, [theirs, ours.run], options.budget_ms)
         row["error"], row["wrong"] = case.verdict(peer)
+        if packed:
+            case.poison()
+            (row["packed_us"],), _ = medians_us(case.gpu, [packed], options.budget_ms / 2)
+            row["wrong"] = row["wrong"] or case.verdict(peer)[1]
         row["speed"] = row["torch_us"] / row["ours_us"]
         row.update(schedule=ours.plan.schedule, origin=ours.plan.origin, plan_ms=ours.plan_ms)
         if options.host and max(row["torch_us"], row["ours_us"]) <= HOST_LONGEST_US:

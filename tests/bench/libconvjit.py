@@ -29,6 +29,7 @@ class Tensors(ctypes.Structure):
         ("residual", c_void_p),
         ("output", c_void_p),
         ("workspace", c_void_p),
+        ("packed", c_void_p),
     ]
 
 
@@ -45,6 +46,8 @@ _SIGNATURES = {
     "convjit_schedules": (c_int, [c_void_p, POINTER(Problem), c_char_p, POINTER(c_void_p)]),
     "convjit_plan_create_with": (c_int, [POINTER(c_void_p), c_void_p, POINTER(Problem), c_char_p]),
     "convjit_plan_workspace": (c_size_t, [c_void_p]),
+    "convjit_plan_packed_size": (c_size_t, [c_void_p]),
+    "convjit_weights_pack": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p]),
     "convjit_plan_alignment": (c_size_t, [c_void_p]),
     "convjit_plan_launch": (c_int, [c_void_p, POINTER(Tensors), c_void_p]),
     "convjit_plan_schedule": (c_char_p, [c_void_p]),
@@ -124,6 +127,7 @@ class Plan:
             )
         )
         self.workspace = dll.convjit_plan_workspace(self.handle)
+        self.packed_size = dll.convjit_plan_packed_size(self.handle)
         self.alignment = dll.convjit_plan_alignment(self.handle)
         self.schedule = dll.convjit_plan_schedule(self.handle).decode()
         self.origin = ORIGINS[dll.convjit_plan_origin(self.handle)]
@@ -134,6 +138,10 @@ class Plan:
     def __exit__(self, *_):
         self.convjit.dll.convjit_plan_destroy(self.handle)
         self.handle = None
+
+    def pack(self, stream, weights, packed):
+        """Enqueues the packing of weights into memory of packed_size bytes."""
+        self.convjit.check(self.convjit.dll.convjit_weights_pack(self.handle, weights, packed, stream))
 
     def launcher(self, stream, **pointers):
         """A function without arguments that enqueues the plan on a stream (a number) with these device addresses."""

@@ -12,6 +12,7 @@ A row is what was measured of one layer, mode and layout:
     error                                  against float64: {"ours": {"max", "rms", "bound", "rms_limit", "wrong", "of"},
                                            "torch": the same}
     wrong                                  a message when our output is wrong, else ""
+    packed_us                              with --packed: our median with weights packed before, if the schedule packs any
     ours_host_us, torch_host_us            with --host: what a call costs the host
     schedules                              with --all-schedules: [{"schedule", "predicted_us", "us", "wrong"}, ...], fastest
                                            first
@@ -58,6 +59,8 @@ def table_line(row):
         f"{row['error']['ours']['rms']:9.1e} {row['error']['torch']['rms']:9.1e} {row['runs']:4}  "
         f"{row['schedule'].split(':')[0]}"
     )
+    if "packed_us" in row:
+        line += f"  packed {row['packed_us']:.1f} us"
     if "ours_host_us" in row:
         line += f"  host {row['ours_host_us']:.1f} us, PyTorch {row['torch_host_us']:.1f} us"
     return line + (f"  WRONG: {row['wrong']}" if row["wrong"] else "")

@@ -192,6 +192,7 @@ class Reports(Files):
 
     def test_table(self):
         self.assertIn(" 40.0        20.0   2.00       5.0    4.00     8.00", report.table_line(self.rows[0]))
+        self.assertIn("direct  packed 17.5 us", report.table_line(row("a", packed_us=17.5)))
         self.assertIn("WRONG: why", report.table_line(row("a", wrong="why")))
         self.assertIn("FAILED: no kernel", report.table_line(FAILED))
 

@@ -4,7 +4,7 @@
 mutate=$build/tests/mutate/mutate
 
 expect 0 "$mutate" --only tests/mutate/smoke.txt --verbose
-out '^mutate: 2 kernels, 13 mutants tried of [0-9]+ .*: 13 of 13 caught \(100.0 %\), 0 survived'
+out '^mutate: 2 kernels, 14 mutants tried of [0-9]+ .*: 14 of 14 caught \(100.0 %\), 0 survived'
 out 'emulator: barrier: .*race: '
 out 'wrong: .*, expected '
 out '(emulator|guard): predicate: '

@@ -41,6 +41,8 @@ expect 0 "$convjit" run mb1_ic3ih6oc4oh6kh3ph1iw7ow7kw3pw1 --device emu --check;
 # Weights that are packed once; a schedule that packs none takes them as they are
 packing=n2c70h7w9k40r3s3_pad1_f16
 expect 0 "$convjit" run $packing --device emu --schedule wgmma --check --packed; out "^$packing: 0 wrong of 5040; "
+many=n1c640h5w5k200r2s2_f16_nhwc
+expect 0 "$convjit" run $many --device emu --schedule wgmma --check; out "^$many: 0 wrong of 3200; "
 expect 0 "$convjit" run $small --device emu --schedule direct --check --packed; out "^$small: 0 wrong of 168; "
 
 # A manifest

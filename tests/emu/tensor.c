@@ -58,8 +58,7 @@ static int element_bytes(const cj_tensor_map *m)
     return m->element == CJ_MAP_F16 || m->element == CJ_MAP_BF16 ? 2 : 4;
 }
 
-/* A random copy that fits into TENSOR and SHARED bytes. Swizzled rows that are shorter than the swizzle have a last line that
- * is used in part: whole lines are easier to compare. */
+/* A random copy that fits into TENSOR and SHARED bytes. Swizzled rows are as long as the swizzle: tests/vectors has others. */
 static copy draw_copy(void)
 {
     static const int swizzles[] = {0, 32, 64, 128};
@@ -69,14 +68,16 @@ static copy draw_copy(void)
     do {
         cj_tensor_map *m = &c.map;
         *m = (cj_tensor_map){.rank = draw(1, 5), .element = elements[draw(0, 2)], .swizzle = swizzles[draw(0, 3)]};
-        int size = element_bytes(m), most = m->swizzle ? m->swizzle / 16 : 8;
+        int size = element_bytes(m);
         bytes = size;
         int64_t pitch = size;
         for (int i = 0; i < m->rank; i++) {
             m->element_strides[i] = i && draw(0, 2) == 0 ? draw(1, 3) : 1;
-            m->box[i] = i ? draw(1, 8) : 16 / size * draw(1, most);
+            m->box[i] = i ? draw(1, 8) : m->swizzle ? m->swizzle / size : 16 / size * draw(1, 8);
             m->dims[i] = draw(1, i ? 9 : 80);
             c.at[i] = draw(-3, (int)m->dims[i] + 1) - draw(0, 1) * m->box[i] / 2;
+            if (i == 0)
+                c.at[0] = c.at[0] / (16 / size) * (16 / size);
             if (i > 0)
                 m->strides[i - 1] = pitch;
             pitch = (pitch * m->dims[i] + 15) / 16 * 16 + (i ? 0 : 16 * draw(0, 1));
@@ -85,12 +86,13 @@ static copy draw_copy(void)
         tensor = pitch;
         c.bytes = (int)bytes;
         c.start = 128 * draw(0, 20);
-    } while (tensor > TENSOR || c.start + bytes > SHARED - 256 || (c.map.swizzle && bytes % 128));
+    } while (tensor > TENSOR || c.start + bytes > SHARED - 256 || (c.map.swizzle && bytes % 128)); /* whole lines are easier to compare */
     return c;
 }
 
-/* Where element `i` of the box is: its byte in shared memory, and in the tensor (-1: outside). */
-static void place(const copy *c, int64_t i, int64_t *shared, int64_t *tensor)
+/* Where element `i` of the box is: its byte in shared memory, and in the tensor (-1: outside). To a store, what ends the last
+ * 16 bytes of a row is the tensor's. */
+static void place(const copy *c, int64_t i, bool store, int64_t *shared, int64_t *tensor)
 {
     const cj_tensor_map *m = &c->map;
     int64_t address = c->start + i * element_bytes(m), line = address / 128, unit = address / 16 % 8;
@@ -100,7 +102,8 @@ static void place(const copy *c, int64_t i, int64_t *shared, int64_t *tensor)
     *tensor = 0;
     for (int axis = 0; axis < m->rank; i /= m->box[axis], axis++) {
         int64_t at = c->at[axis] + i % m->box[axis] * m->element_strides[axis];
-        inside = inside && at >= 0 && at < m->dims[axis];
+        int64_t grain = store && axis == 0 ? 16 / element_bytes(m) : 1;
+        inside = inside && at >= 0 && at < (m->dims[axis] + grain - 1) / grain * grain;
         *tensor += at * (axis ? m->strides[axis - 1] : element_bytes(m));
     }
     *tensor = inside ? *tensor : -1;
@@ -121,7 +124,7 @@ static int wrong_loads(const copy *c, const unsigned char *tensor, const unsigne
     for (int64_t i = 0; i < c->bytes / size; i++) {
         static const unsigned char zero[4];
         int64_t in_shared, in_tensor;
-        place(c, i, &in_shared, &in_tensor);
+        place(c, i, false, &in_shared, &in_tensor);
         wrong += memcmp(y + in_shared, in_tensor < 0 ? zero : tensor + in_tensor, (size_t)size) != 0;
     }
     return wrong;
@@ -135,7 +138,7 @@ static int wrong_stores(const copy *c, const unsigned char *tensor)
     memset(expected, 0xEE, sizeof expected);
     for (int64_t i = 0; i < c->bytes / size; i++) {
         int64_t in_shared, in_tensor;
-        place(c, i, &in_shared, &in_tensor);
+        place(c, i, true, &in_shared, &in_tensor);
         uint32_t word = (uint32_t)(in_shared / 4) * 0x10001u + 0x90000u;
         if (in_tensor >= 0)
             memcpy(expected + in_tensor, (unsigned char *)&word + in_shared % 4, (size_t)size);
@@ -159,6 +162,8 @@ static void random_copies(emu *e)
             once = once && c.map.strides[axis - 1] > 0;
         if (i % 2 || !once)
             continue;
+        for (int axis = 0; axis < c.map.rank; axis++)
+            c.at[axis] = c.at[axis] < 0 ? 0 : c.at[axis];
         memset(tensor, 0xEE, TENSOR);
         CHECK_OK(run(&k, &c, tensor, (void **)&y, true, 32));
         CHECK(wrong_stores(&c, tensor) == 0);
@@ -210,6 +215,8 @@ static void limits(emu *e)
     FAULTS(c.start = 64, false, "tensor_load_2d on line 13: the destination must be aligned to 128 bytes, and is at offset 64 of");
     FAULTS(c.start = 64, true, "tensor_store_2d on line 26: the source must be aligned to 128 bytes, and is at offset 64 of");
     FAULTS(c.start = 48 * 1024 - 128, false, "tensor_load_2d on line 13: the destination of 1024 bytes is out of bounds");
+    FAULTS(c.at[0] = 3, false, "tensor_load_2d on line 13: coordinate c0 is 3: a copy begins at a multiple of 4 elements, 16 bytes");
+    FAULTS(c.at[1] = -2, true, "tensor_store_2d on line 26: coordinate c1 is -2: those of a store are not negative");
     FAULTS((c.map.dims[1] = 65, c.at[1] = 60), false, "tensor_load_2d: reads 128 bytes on line 13 out of bounds: at offset 16384");
     FAULTS((c.map.dims[1] = 65, c.at[1] = 60), true, "tensor_store_2d: writes 128 bytes on line 26 out of bounds: at offset 16384");
     FAULTS(c.bytes = 1008, false, "there are 16 bytes more than were expected");

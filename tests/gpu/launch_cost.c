@@ -164,7 +164,8 @@ static void allocate(convjit *cj, pair *t)
 static void prepare(convjit *cj, pair *t, const char *problem)
 {
     CHECK_OK(convjit_problem_parse(&t->problem, problem));
-    CHECK_OK(convjit_plan_create(&t->plan, cj, &t->problem));
+    /* Its kernels need no attribute, no tensor map and no permission for shared memory: a bare launch can do the same. */
+    CHECK_OK(convjit_plan_create_with(&t->plan, cj, &t->problem, "direct"));
     char arch[16];
     int sms;
     uintptr_t binding;
@@ -297,10 +298,14 @@ static void measure_first(convjit *cj, convjit_origin origin, const char *what, 
 {
     create_ms(cj, START_UP, origin);
     double took[N_TUPLES];
-    for (int i = 0; i < N_TUPLES; i++) took[i] = create_ms(cj, TUPLES[i], origin);
+    int slowest = 0;
+    for (int i = 0; i < N_TUPLES; i++) {
+        took[i] = create_ms(cj, TUPLES[i], origin);
+        if (took[i] > took[slowest]) slowest = i;
+    }
     double middle = median(took, N_TUPLES), worst = took[N_TUPLES - 1];
     printf("plan_create %-10s median %.3f ms, worst %.3f ms, of %d tuples\n", what, middle, worst, N_TUPLES);
-    CHECK_THAT(worst < bar_ms, "plan_create %s takes up to %.3f ms; bar %g", what, worst, bar_ms);
+    CHECK_THAT(worst < bar_ms, "plan_create %s takes up to %.3f ms, for %s; bar %g", what, worst, TUPLES[slowest], bar_ms);
 }
 
 static void measure_memory(convjit *cj)

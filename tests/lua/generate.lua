@@ -103,7 +103,7 @@ check("a size of 0", refuses("h is 0; at least 1", { h = 0 }))
 check("a negative padding", refuses("pad_left is -1; at least 0", { pad_left = -1 }))
 check("groups that do not divide", refuses("groups 3 does not divide c 64", { groups = 3 }))
 check("a filter larger than the input", refuses("larger than the padded input", { h = 4 }))
-check("an unknown schedule", refuses("unknown schedule 'fast'; known: wgmma direct", {}, "fast"))
+check("an unknown schedule", refuses("unknown schedule 'fast'; known: few_channels wgmma direct", {}, "fast"))
 check("a missing parameter", refuses("parameter tq is missing", {}, "direct:tk=8"))
 check("an unknown parameter", refuses("no parameter 'zz'", {}, first.schedule .. ",zz=1"))
 check("a parameter twice", refuses("tk is given twice", {}, first.schedule .. ",tk=1"))
@@ -140,8 +140,39 @@ end
 check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
 check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
 check("too many accumulators", (function()
-    local message = refusal("invalid", init.generate, base, hopper, "wgmma:wm=2,tp=32,sq=4,ni=1,cb=128,wide=0")
-    return message ~= nil and string.find(message, "accumulators of a thread; at most 64", 1, true) ~= nil
+    local message = refusal("invalid", init.generate, base, hopper, "wgmma:wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0")
+    return message ~= nil and string.find(message, "accumulators of a thread; at most 88", 1, true) ~= nil
+end)())
+
+-- ---- few_channels ----
+
+local thin <const> = { n = 64, c = 3, h = 224, w = 224, k = 64, r = 7, s = 7, stride_h = 2, stride_w = 2, pad_top = 3,
+                       pad_left = 3, pad_bottom = 3, pad_right = 3 }
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        local changes = strict.with(thin, { math = mode, layout = layout })
+        local kernel = init.generate(with(changes), hopper)
+        check("few_channels serves first layers: " .. mode .. " " .. layout, string.find(kernel.schedule, "^few_channels:") ~= nil)
+        check("in one launch", #kernel.launches == 1 and kernel.workspace == "0")
+        for _, sizes in ipairs { { n = 1 }, { h = 100, w = 301 } } do
+            check("N, H and W do not reach its source",
+                  init.generate(with(strict.with(changes, sizes)), hopper, kernel.schedule).source == kernel.source)
+        end
+    end
+end
+local function why_not_few(changes, arch)
+    for _, refused in ipairs(init.generate(with(changes), { arch = arch, sms = 0 }).refused) do
+        if refused.schedule == "few_channels" then return refused.why end
+    end
+    return ""
+end
+check("few_channels is for sm_90a", string.find(why_not_few(thin, "sm_90"), "sm_90a", 1, true) ~= nil)
+check("few_channels is for 16 channels", string.find(why_not_few({ c = 17 }, "sm_90a"), "17 channels", 1, true) ~= nil)
+check("few_channels is for one group", string.find(why_not_few({ c = 4, groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
+check("short exact sums are left to FMAs", string.find(why_not_few({ c = 3, r = 3, s = 3 }, "sm_90a"), "a sum of 27", 1, true) ~= nil)
+check("a patch must fit", (function()
+    local message = refusal("invalid", init.generate, with { c = 16, math = "tf32" }, hopper, "few_channels:tk=128,tp=64,tq=512,mi=1,wg=2")
+    return message ~= nil and string.find(message, "do not fit", 1, true) ~= nil
 end)())
 
 -- ---- Parts ----

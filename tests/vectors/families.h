@@ -258,20 +258,26 @@ enum { BOX_BYTES = 16384, TENSOR_BYTES = 98304, REGION_BYTES = 20480 };
 static int tensor_step(const int *line, int i) { return i == 0 ? 1 : line[E + i - 1]; }
 static int tensor_element(const int *line) { return line[TYPE] < 2 ? 4 : 2; } /* f32, tf32; f16, bf16 */
 
-/* Bytes that a copy of the box moves. */
-static int box_bytes(const int *line)
+/* Bytes of shared memory of a box whose rows are that long. */
+static int box_rows(const int *line, int row)
 {
-    int bytes = tensor_element(line);
-    for (int i = 0; i < line[RANK]; i++) bytes *= line[B + i];
-    return bytes;
+    for (int i = 1; i < line[RANK]; i++) row *= line[B + i];
+    return row;
 }
+
+/* Bytes that a copy of the box moves. */
+static int box_bytes(const int *line) { return box_rows(line, line[B] * tensor_element(line)); }
+
+/* Bytes of shared memory from its first to its last: swizzled rows are as far apart as the swizzle is long. */
+static int box_span(const int *line) { return line[SWIZZLE] ? box_rows(line, line[SWIZZLE]) : box_bytes(line); }
 
 static int tensor_bytes(const int *line)
 {
-    return line[RANK] == 1 ? line[D] * tensor_element(line) : line[S + line[RANK] - 2] * line[D + line[RANK] - 1];
+    return line[RANK] == 1 ? (line[D] * tensor_element(line) + 15) / 16 * 16 : line[S + line[RANK] - 2] * line[D + line[RANK] - 1];
 }
 
-static void draw_shape(stream *r, bool steps, int *line)
+/* Coordinates are those that the hardware takes: the first a multiple of 16 bytes, and those of a store not negative. */
+static void draw_shape(stream *r, bool store, bool steps, int *line)
 {
     static const int swizzles[] = { 0, 32, 64, 128 };
     for (int i = 0; i < TENSOR_PARAMETERS; i++) line[i] = i >= D && i < C ? 1 : 0;
@@ -294,12 +300,14 @@ static void draw_shape(stream *r, bool steps, int *line)
         line[C + i] = stream_range(r, 0, 1) ? stream_range(r, 0, maximum(0, line[D + i] - reach))
                                             : stream_range(r, -reach - 1, line[D + i] + 1);
     }
+    line[C] = line[C] / (16 / element) * (16 / element);
+    for (int i = 0; store && i < line[RANK]; i++) line[C + i] = maximum(0, line[C + i]);
 }
 
 static void draw_tensor(const family *f, stream *r, int *line)
 {
-    do draw_shape(r, strcmp(f->form, "steps") == 0, line);
-    while (box_bytes(line) > BOX_BYTES || tensor_bytes(line) > TENSOR_BYTES);
+    do draw_shape(r, strcmp(f->type, "store") == 0, strcmp(f->form, "steps") == 0, line);
+    while (box_span(line) > BOX_BYTES || tensor_bytes(line) > TENSOR_BYTES);
 }
 
 static void describe_tensor(vector_case *c, const int *line)
