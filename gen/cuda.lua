@@ -47,6 +47,22 @@ local activations = {
 -- The problem's activation of the float v, as an expression.
 function cuda.activation(p) return activations[p.activation](p) end
 
+-- Functions that take a float, or its bits, apart into two TF32 numbers (Ootomo and Yokota, arXiv 2203.03341).
+function cuda.tf32_parts()
+    return [[
+// A float is the sum of two TF32 numbers: the nearest, and what that leaves, whose bits below 2^-22 of the float tensor cores drop.
+// Truncation would do instead of rounding, but its errors all have one direction, and add up. Infinities leave nothing.
+__device__ __forceinline__ unsigned big_part(unsigned bits) { return (bits + 0x1000u) & 0xffffe000u; }
+__device__ __forceinline__ unsigned small_part(unsigned bits)
+{
+    const float big = __uint_as_float(big_part(bits));
+    return fabsf(big) > 3.402823466e38f ? 0u : __float_as_uint(__uint_as_float(bits) - big);
+}
+__device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
+__device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
+]]
+end
+
 -- Text as part of a C identifier.
 function cuda.identifier(text)
     return (string.gsub(text, "[^%w_]", { ["."] = "p", ["-"] = "m", ["+"] = "" }))

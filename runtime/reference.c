@@ -13,8 +13,8 @@
  *
  *     |y - ref| > L * (e_in + e_acc) * M  +  e_act  +  2^-24 * (|act| + |residual|) +  e_out
  *
- *   e_in   0 for f32, and for f16 and bf16, whose inputs are stored as they are multiplied. tf32 may truncate both factors
- *          to 10 bits of mantissa: (1 + 2^-10)^2 - 1 = 2^-9 + 2^-20.
+ *   e_in   0 for f32, and for f16 and bf16, whose inputs are stored as they are multiplied. tf32 rounds both factors to
+ *          10 bits of mantissa: (1 + 2^-11)^2 - 1 = 2^-10 + 2^-22.
  *   e_acc  Whatever the order, each of the n terms takes part in at most n roundings: n*u / (1 - n*u). FP32 FMAs round to
  *          nearest, u = 2^-24. Tensor cores align the terms of one instruction to the largest and cut off what falls below
  *          its last place: each term and the accumulator lose up to 2^-23 of M, so that two such losses for each term,
@@ -528,7 +528,7 @@ static bool piecewise_linear(convjit_activation a)
 static double accumulation_error(const convjit_problem *p)
 {
     double u = p->math == CONVJIT_F32 ? 0x1p-24 : 0x1p-22, n = (double)filter_size(p) + 1;
-    double input = p->math == CONVJIT_TF32 ? 0x1p-9 + 0x1p-20 : 0;
+    double input = p->math == CONVJIT_TF32 ? 0x1p-10 + 0x1p-22 : 0;
     return n * u < 0.5 ? input + n * u / (1 - n * u) * (1 + input) : INFINITY;
 }
 

@@ -140,8 +140,8 @@ class Numbers(unittest.TestCase):
         unit = 2.0**-24
         self.assertEqual(largest_error("f32", 10, 3.0, 1.0), 36 * unit * 3)
         self.assertEqual(largest_error("f16", 10, 3.0, 1.0), 36 * unit * 3 + 2.0**-11 * (1 + 36 * unit * 3) + 2.0**-25)
-        # a product of two numbers just below 1 + 2^-10, both truncated to 1, is inside the bound, but hardly
-        factor = 1 + 2.0**-10 - 2.0**-23
+        # a product of two numbers just below 1 + 2^-11, both rounded to 1, is inside the bound, but hardly
+        factor = 1 + 2.0**-11 - 2.0**-23
         error = factor * factor - 1.0
         self.assertLess(error, largest_error("tf32", 1, factor * factor, factor * factor))
         self.assertGreater(error, largest_error("tf32", 1, factor * factor, factor * factor) * 0.9)

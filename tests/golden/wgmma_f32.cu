@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       b2dc69fd7ef9054baeaa4442e5d38e1279f7ca55d72d9ff0e1eea005965568bd
+// key       9390c602cbe8e9403b8ef6371af817cfb6da15c7bfa51512ac162814af7fae24
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule wgmma:wm=2,tp=20,sq=1,ni=1,cb=128,lw=0,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -293,11 +293,16 @@ __device__ __forceinline__ int swizzled(int i, int j)
 // Where 16-byte piece j of row i of staged outputs lies.
 __device__ __forceinline__ int staged(int i, int j) { return i * STAGED_ROW + (j ^ (i & 7)) * 16; }
 
-// What is left of a float when wgmma has dropped its 13 low bits. Infinities and NaN leave nothing.
-__device__ __forceinline__ float rest_of(float v)
+// A float is the sum of two TF32 numbers: the nearest, and what that leaves, whose bits below 2^-22 of the float tensor cores drop.
+// Truncation would do instead of rounding, but its errors all have one direction, and add up. Infinities leave nothing.
+__device__ __forceinline__ unsigned big_part(unsigned bits) { return (bits + 0x1000u) & 0xffffe000u; }
+__device__ __forceinline__ unsigned small_part(unsigned bits)
 {
-    return fabsf(v) <= 3.402823466e38f ? v - __uint_as_float(__float_as_uint(v) & 0xffffe000u) : 0.0f;
+    const float big = __uint_as_float(big_part(bits));
+    return fabsf(big) > 3.402823466e38f ? 0u : __float_as_uint(__uint_as_float(bits) - big);
 }
+__device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
+__device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
@@ -323,12 +328,12 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c64k128r5s7_pack(
 #pragma unroll
         for (int e = 0; e < ELEMENTS; e++) {
             const Element v = run[(j * ELEMENTS + e) * (R * S) + tap];
-            piece.element[e] = v;
+            piece.element[e] = big_part(v);
         }
         unsigned char *const at = packed + ((long long)(k / TILE_K * CHUNKS + chunk) * (R * S) + tap) * TAP_BYTES;
         *reinterpret_cast<uint4 *>(at + swizzled(k % TILE_K, j)) = piece.all;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = rest_of(piece.element[e]);
+        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = small_part(run[(j * ELEMENTS + e) * (R * S) + tap]);
         *reinterpret_cast<uint4 *>(at + TILE_K * ROW + swizzled(k % TILE_K, j)) = piece.all;
     }
 }
@@ -472,9 +477,10 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
                 for (int row = first; row < PATCH_ROWS; row += STEP) {   // what this thread has copied
 #pragma unroll
                     for (int i = 0; i < BATCH; i++) {
-                        float4 *const at = reinterpret_cast<float4 *>(patch + swizzled(row + i, piece));
-                        const float4 v = *at;
-                        at[PATCH_BYTES / 16] = make_float4(rest_of(v.x), rest_of(v.y), rest_of(v.z), rest_of(v.w));
+                        uint4 *const at = reinterpret_cast<uint4 *>(patch + swizzled(row + i, piece));
+                        const uint4 v = *at;
+                        *at = make_uint4(big_part(v.x), big_part(v.y), big_part(v.z), big_part(v.w));
+                        at[PATCH_BYTES / 16] = make_uint4(small_part(v.x), small_part(v.y), small_part(v.z), small_part(v.w));
                     }
                 }
                 fence_proxy_async();

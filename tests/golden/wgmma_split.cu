@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       547481eb543a231c225156eca0ab1012e74b90a0533b579a887680b0c347e2d4
+// key       67d1e2f96a5405a26d40f52e61fa2c426599de9d73817a5bdcc2d36de4586b36
 // again     convjit dump n1c1280h1w1k1280r3s3_pad1_tf32_nhwc_bias_silu --arch sm_90a --schedule wgmma:wm=2,tp=24,sq=1,ni=1,cb=128,lw=24,split=4,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -468,6 +468,16 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
                 }
                 cp_async_commit();
                 cp_async_wait<0>();
+#pragma unroll 1
+                for (int row = first; row < PATCH_ROWS; row += STEP) {   // what this thread has copied
+#pragma unroll
+                    for (int i = 0; i < BATCH; i++) {
+                        uint4 *const at = reinterpret_cast<uint4 *>(patch + swizzled(row + i, piece));
+                        const uint4 v = *at;
+                        *at = make_uint4(f32_to_tf32(__uint_as_float(v.x)), f32_to_tf32(__uint_as_float(v.y)),
+                                         f32_to_tf32(__uint_as_float(v.z)), f32_to_tf32(__uint_as_float(v.w)));
+                    }
+                }
                 fence_proxy_async();
                 mbarrier_arrive(patch_full + buffer);
                 if (++buffer == PATCHES) buffer = 0, phase ^= 1;
