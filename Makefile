@@ -159,6 +159,12 @@ CLI_TESTS := $(sort $(wildcard tests/cli/*.sh))
 check-cli: all examples fakes $(MUTATE)
 	BUILD=$(BUILD) tests/run $(CLI_TESTS)
 
+# The Python package: without a GPU; of PyTorch's part only what the emulated device can do, and that only if PyTorch is there.
+PYTHON_TESTS := tests/python/arrays.py tests/python/packaging.sh tests/python/operator.sh
+.PHONY: check-python
+check-python: all fakes
+	BUILD=$(BUILD) tests/run $(PYTHON_TESTS)
+
 # On a machine with a GPU. Those in Python need PyTorch, too; BENCH_FLAGS is passed on (tests/bench/bench.py --help).
 PYTHON    ?= python3
 GPU_BIN   := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/gpu/*.c)))
@@ -205,9 +211,11 @@ demo: deps
 	@$(MAKE) -s --no-print-directory run-demo
 run-demo: examples
 	@BUILD=$(BUILD) examples/demo.sh
-check: deps
+check:
+	@tests/deps.sh tests
 	@$(MAKE) --no-print-directory check-all
-CHECK_PROGRAMS = $(UNIT_TESTS) $(LUA_TESTS) $(GOLDEN_TESTS) $(EMU_TESTS) $(CLI_TESTS) $(FUZZ_TESTS) tests/bench/bench.sh
+CHECK_PROGRAMS = $(UNIT_TESTS) $(LUA_TESTS) $(GOLDEN_TESTS) $(EMU_TESTS) $(CLI_TESTS) $(FUZZ_TESTS) $(PYTHON_TESTS) \
+    tests/bench/bench.sh
 check-all: all examples fakes $(MUTATE) $(CHECK_PROGRAMS)
 	@BUILD=$(BUILD) LUA=$(LUA) tests/run $(CHECK_PROGRAMS)
 

@@ -19,7 +19,7 @@ static const char run_help[] =
     "                        compared for equality; the default), random (normal data, compared within an error bound),\n"
     "                        full (every element; otherwise a sample when there are very many)\n"
     "  --time                measure device time: the median of many launches, on a GPU with the L2 cache flushed before each\n"
-    "  --all-schedules       time every candidate of every schedule, not only the best predicted; prints a table\n"
+    "  --all-schedules       time the 20 best predicted candidates of each schedule, and not only the pick; prints a table\n"
     "  --seed N              of the data and the sample (default: 1)\n"
     "  --json                one JSON object a problem, on one line\n"
     "  --trace               on the emulated device, say which thread waits for what, and who completes it (on stderr)\n"

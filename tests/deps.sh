@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need and this machine lacks: Lua 5.4 and a C++ compiler from the system's packages (as
-# root on Debian and Ubuntu; otherwise it prints the command and stops), and NVRTC, unless there is one, from its Python wheel
-# into .deps/. Prints nothing if nothing is missing.
+# root on Debian and Ubuntu; otherwise it prints the command and stops), and from Python wheels into .deps/ NVRTC, unless there
+# is one, and with the argument `tests` what the Python package's tests use. Prints nothing if nothing is missing.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -50,10 +50,21 @@ command -v c++ >/dev/null || missing="$missing g++"
 # shellcheck disable=SC2086  # a list of words
 [ -z "$missing" ] || packages $missing
 
-have_nvrtc && exit 0
-python3 -m pip --version >/dev/null 2>&1 || packages python3-pip
-wheel=$(nvrtc_wheel)
-say "installing $wheel into .deps/"
-python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target .deps "$wheel" ||
-    say "no NVRTC: what compiles for a GPU will not work"
+have_pip() { python3 -m pip --version >/dev/null 2>&1; }
+
+# install PLACE WHEEL...: into a directory of ours
+install() {
+    place=$1
+    shift
+    say "installing $* into $place/"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$place" "$@"
+}
+
+if ! have_nvrtc; then
+    have_pip || packages python3-pip
+    install .deps --no-deps "$(nvrtc_wheel)" || say "no NVRTC: what compiles for a GPU will not work"
+fi
+if [ "${1:-}" = tests ] && [ ! -d .deps/python ] && have_pip; then
+    install .deps/python numpy setuptools wheel || say "no NumPy and setuptools: tests of the Python package will be skipped"
+fi
 exit 0

@@ -22,7 +22,7 @@ few_channels.parameters = {
     { "tk", 8, 256 },    -- filters of a block: a multiple of 8
     { "tp", 1, 64 },     -- rows of a tile
     { "tq", 64, 512 },   -- columns of a tile: a multiple of 64 * mi
-    { "mi", 1, 2 },      -- products of 64 columns that a warpgroup has at a time
+    { "mi", 1, 4 },      -- products of 64 columns that a warpgroup has at a time
     { "wg", 2, 3 },      -- warpgroups that multiply
 }
 
@@ -30,24 +30,12 @@ local MOST_CHANNELS <const> = 16
 local STEP <const> = 32              -- bytes of the reduction that one wgmma takes
 local SHORTEST_EXACT_SUM <const> = 32   -- as in wgmma.lua: three TF32 products stand for one FP32 product in longer sums only
 local MOST_PATCHES <const> = 4
+local ROW_STAGES <const> = 2
 local MOST_UNROLLED <const> = 12     -- steps
 -- Registers of a thread that fills patches, and of one that multiplies, by the number of warpgroups that multiply.
 local PRODUCER_REGISTERS <const> = { [2] = 104, [3] = 80 }
 local CONSUMER_REGISTERS <const> = { [2] = 200, [3] = 144 }
 local OTHER_REGISTERS <const> = 56   -- of a thread that multiplies, beside the sums
-
-function few_channels.applies(p, t)
-    if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
-    if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
-    if p.c > MOST_CHANNELS then
-        return false, string.format("%d channels; it is for %d at most", p.c, MOST_CHANNELS)
-    end
-    if p.math == "f32" and p.c * p.r * p.s < SHORTEST_EXACT_SUM then
-        return false, string.format("a sum of %d products is more exact by FMA", p.c * p.r * p.s)
-    end
-    if p.wide then return false, "an image of 2^31 elements or more needs 64-bit offsets" end
-    return true
-end
 
 -- How pixels lie in a patch line: `channels` a pixel, `phases` lines of every phases-th group of pixels, so that the pixels
 -- of a line between two output columns, its cell, have a size that wgmma can step by.
@@ -103,6 +91,42 @@ local function reduction_of(p)
     return reductions[p]
 end
 
+-- Shared memory of 8 filters and one row of 64 columns.
+local function least_bytes(p)
+    local row = reduction_of(p)
+    local patch = ((p.r - 1) * p.dil_h + 1) * row.phases * (63 + ceildiv(row.reach, row.cell)) * row.cell
+    return (p.math == "f32" and 2 or 1) * (patch + p.r * #row.list * 8 * STEP) + 2 * 64 * 8 * p.bytes
+end
+
+function few_channels.applies(p, t)
+    if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
+    if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
+    if p.c > MOST_CHANNELS then
+        return false, string.format("%d channels; it is for %d at most", p.c, MOST_CHANNELS)
+    end
+    if p.math == "f32" and p.c * p.r * p.s < SHORTEST_EXACT_SUM then
+        return false, string.format("a sum of %d products is more exact by FMA", p.c * p.r * p.s)
+    end
+    if p.wide then return false, "an image of 2^31 elements or more needs 64-bit offsets" end
+    local least = least_bytes(p)
+    if least > t.smem_block - 1024 then
+        return false, string.format("its smallest tile takes %d bytes of shared memory; a block has %d", least, t.smem_block - 1024)
+    end
+    return true
+end
+
+-- Bytes of a staged run, the columns of a filter or the filters of a column, with what keeps the banks of neighbouring runs
+-- apart; and of all runs of a warpgroup.
+local function staging(p, filters, columns)
+    if p.layout == "nchw" then
+        local run = columns * p.bytes + 16
+        return run, filters * run
+    end
+    local run = roundup(filters * 4 + 96, 128) - 96
+    if p.bytes == 2 then run = filters % 16 == 0 and filters * 2 + 16 or filters * 2 end
+    return run, columns * run
+end
+
 local function derive(p, s, t)
     local row = reduction_of(p)
     local d = { parts = p.math == "f32" and 2 or 1, type = p.math == "f32" and "tf32" or p.math, channels = row.channels,
@@ -115,20 +139,30 @@ local function derive(p, s, t)
     d.patch_bytes = roundup(d.lines * d.line_bytes, 1024)
     d.weight_bytes = p.r * d.steps * s.tk * STEP
     d.columns = 64 * s.mi
-    -- A staged run: the columns of a filter or the filters of a column, and what keeps the banks of neighbouring runs apart.
-    if p.layout == "nchw" then
-        d.run_bytes = d.columns * p.bytes + 16
-    elseif p.bytes == 2 then
-        d.run_bytes = s.tk % 16 == 0 and s.tk * 2 + 16 or s.tk * 2
-    else
-        d.run_bytes = roundup(s.tk * 4 + 96, 128) - 96
+    -- How x comes to a patch: asynchronous copies of 4 bytes at least, or whole rows, from which threads pick 16-bit numbers.
+    local pixel = p.c * p.bytes
+    d.copy_bytes = p.layout == "nchw" and p.bytes or pixel % 16 == 0 and 16 or pixel % 8 == 0 and 8 or pixel % 4 == 0 and 4 or 2
+    d.copies = pixel // d.copy_bytes
+    d.rows, d.row_bytes, d.row_stages = 0, 0, ROW_STAGES
+    if d.copy_bytes == 2 then
+        local elements = d.line_bytes // (d.channels * 2)
+        d.rows, d.row_bytes = d.lines * p.c, roundup(elements * 2, 16) + 16
+        if p.layout == "nhwc" then d.rows, d.row_bytes = d.lines, roundup(elements * pixel, 16) + 16 end
     end
-    d.stage_bytes = (p.layout == "nchw" and s.tk or d.columns) * d.run_bytes
-    d.fixed_bytes = d.parts * d.weight_bytes + s.wg * d.stage_bytes + 4 * s.tk + 16 * MOST_PATCHES
-    d.patches = min(MOST_PATCHES, (t.smem_block - 1024 - d.fixed_bytes) // (d.parts * d.patch_bytes))
+    -- All filters are staged at a time, or a part of them if only that leaves room for two patches.
+    local fixed = d.parts * d.weight_bytes + ROW_STAGES * d.rows * d.row_bytes + 4 * s.tk + 16 * MOST_PATCHES + 8 * ROW_STAGES
+    d.patches = -1
+    for parts = 1, s.tk // 8 do
+        if d.patches < 2 and s.tk % (8 * parts) == 0 then
+            d.stage_k = s.tk // parts
+            d.run_bytes, d.stage_bytes = staging(p, d.stage_k, d.columns)
+            d.fixed_bytes = fixed + s.wg * d.stage_bytes
+            d.patches = min(d.rows > 0 and 2 or MOST_PATCHES, (t.smem_block - 1024 - d.fixed_bytes) // (d.parts * d.patch_bytes))
+        end
+    end
+    d.ahead = max(0, min(2, d.patches - 2))   -- one patch is multiplied and one waits for it
     d.smem = d.fixed_bytes + d.patches * d.parts * d.patch_bytes
     d.accumulators = s.mi * s.tk // 2
-    d.batch = max(1, 24 // p.c)    -- lines whose pixels a thread has under way
     d.producer_registers, d.consumer_registers = PRODUCER_REGISTERS[s.wg], CONSUMER_REGISTERS[s.wg]
     return d
 end
@@ -151,23 +185,27 @@ function few_channels.check(p, t, s)
     if d.line_bytes * p.stride_h > 0x3fff * 16 then return "a patch line is longer than shared memory" end
 end
 
-function few_channels.candidates(p)
+function few_channels.candidates(p, t)
     local list = {}
-    local tk = roundup(p.k, 8)
-    while tk > 256 do tk = roundup(ceildiv(tk, 2), 8) end
-    for _ = 1, 3 do
-        for _, tp in ipairs { 1, 2, 4 } do
-            for _, tq in ipairs { 64, 128, 256 } do
-                if (tp == 1 or tp < 2 * p.p) and (tq == 64 or tq < p.q + 64) then
-                    for wg = 2, 3 do
-                        for mi = 1, tq > 64 and 2 or 1 do
+    local sums = p.math == "f32" and 2 or 1     -- for each filter and two columns
+    -- as many filters as fit, and half as many for more blocks
+    local tk, sizes = roundup(p.k, 8), 0
+    while sizes < 2 do
+        local least = { tk = tk, tp = 1, tq = 64, mi = 1, wg = 2 }
+        if not few_channels.check(p, t, least) then
+            sizes = sizes + 1
+            for _, tp in ipairs { 1, 2, 4 } do
+                for _, tq in ipairs { 64, 128, 256 } do
+                    for mi = 1, tq > 64 and 2 or 1 do
+                        if (tp == 1 or tp < 2 * p.p) and (tq == 64 or tq < p.q + 64) then
+                            local wg = mi * tk // 2 * sums <= CONSUMER_REGISTERS[3] - OTHER_REGISTERS and 3 or 2
                             list[#list + 1] = { tk = tk, tp = tp, tq = tq, mi = mi, wg = wg }
                         end
                     end
                 end
             end
         end
-        if tk < 48 then break end
+        if tk == 8 then break end
         tk = roundup(tk // 2, 8)
     end
     return list
@@ -200,7 +238,9 @@ function few_channels.launch(p, t, s)
     local call <const> = launch.arg
     local tiles_p, tiles_q = string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", s.tq)
     local tiles = string.format("N * %s * %s", tiles_p, tiles_q)
-    local args = launch.args(p, { call("input"), call("weights") }, { "H", "W", "P", "Q", tiles_p, tiles_q, tiles })
+    local integers = { "H", "W", "P", "Q", tiles_p, tiles_q, tiles }
+    if d.rows > 0 then table.insert(integers, 1, "N") end
+    local args = launch.args(p, { call("input"), call("weights") }, integers)
     local offsets = {}
     for i, step in ipairs(reduction_of(p).list) do offsets[i] = step.phase * d.cells * d.cell + step.at end
     return {

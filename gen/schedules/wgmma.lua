@@ -50,6 +50,9 @@ function wgmma.applies(p, t)
     if p.math == "f32" and p.c * p.r * p.s < SHORTEST_EXACT_SUM then
         return false, string.format("a sum of %d products is more exact by FMA", p.c * p.r * p.s)
     end
+    if p.r * p.s == 1 and p.pad_top + p.pad_left + p.pad_bottom + p.pad_right == 0 then
+        return false, "a 1x1 filter is a plain matrix product: nothing has to be packed or transposed"
+    end
     if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
     return true
 end

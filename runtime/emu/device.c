@@ -28,7 +28,8 @@ typedef struct emu_device {
     char *order;          /* overrides CONVJIT_EMU_ORDER */
     int threads;          /* overrides CONVJIT_EMU_THREADS */
     char *async;          /* overrides CONVJIT_EMU_ASYNC */
-    cj_past *past;        /* what the launches wrote that the next one may overlap; guarded by lock */
+    cj_past *past;        /* what the launches wrote that the owner's next one may overlap; guarded by lock, as is: */
+    pthread_t past_owner; /* the OS thread that launched them: a plan's launches are all of one */
 } emu_device;
 
 /* Dynamic shared memory that a block may have, in KiB: CUDA C Programming Guide, technical specifications. */
@@ -311,12 +312,16 @@ static convjit_status check_cluster(const emu_device *d, const char *entry, cons
     return CONVJIT_OK;
 }
 
-/* Takes what the launches before wrote: all of those that the run may overlap. */
+/* Takes what the launches before wrote: all of those that the run may overlap. What another OS thread launched in between is
+ * none of its business, and may have been in memory that is another tensor's by now. */
 static cj_past *take_past(emu_device *d, bool overlap)
 {
+    cj_past *past = NULL;
     pthread_mutex_lock(&d->lock);
-    cj_past *past = d->past;
-    d->past = NULL;
+    if (d->past && pthread_equal(d->past_owner, pthread_self())) {
+        past = d->past;
+        d->past = NULL;
+    }
     pthread_mutex_unlock(&d->lock);
     if (overlap)
         return past;
@@ -327,8 +332,9 @@ static cj_past *take_past(emu_device *d, bool overlap)
 static void give_past(emu_device *d, cj_past *past)
 {
     pthread_mutex_lock(&d->lock);
-    cj_past *other = d->past; /* of a launch by another OS thread meanwhile */
+    cj_past *other = d->past; /* of another OS thread: there it will be missed, and less is caught */
     d->past = past;
+    d->past_owner = pthread_self();
     pthread_mutex_unlock(&d->lock);
     cj_past_free(other);
 }

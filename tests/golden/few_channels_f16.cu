@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       5ea5ae55ec9a64fccf5ee830b9e082ad7bca546938d5020f49aee3b4baaa5150
+// key       9714d468feb376509014553a2b0fe277e0b52f9e890871ae5f7d04d79f0adb9e
 // again     convjit dump n1c3h1w1k64r7s7_stride2_pad3_f16_bias_relu --arch sm_90a --schedule few_channels:tk=64,tp=4,tq=128,mi=2,wg=3
 
 // What is PTX, and the emulated device has a twin of.
@@ -21,9 +21,7 @@ __device__ __forceinline__ unsigned char *shared_memory()
 // The address inside the shared window, as instructions and descriptors take it (cvta.to.shared).
 __device__ __forceinline__ unsigned shared_address(const void *shared)
 {
-    unsigned address;
-    asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(shared));
-    return address;
+    return (unsigned)__cvta_generic_to_shared(shared);
 }
 
 // IEEE half to float: exact.
@@ -62,6 +60,13 @@ __device__ __forceinline__ void mbarrier_arrive(unsigned long long *barrier)
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" :: "r"(shared_address(barrier)) : "memory");
 }
 
+// One arrival, and the phase awaits that many bytes of asynchronous copies more (mbarrier.arrive.expect_tx).
+__device__ __forceinline__ void mbarrier_arrive_expect(unsigned long long *barrier, unsigned bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;"
+                 :: "r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
 // Whether the phase of that parity is complete; the first phase has parity 0. May block for a while
 // (mbarrier.try_wait).
 __device__ __forceinline__ bool mbarrier_try_wait(unsigned long long *barrier, unsigned parity)
@@ -79,11 +84,25 @@ __device__ __forceinline__ void mbarrier_wait(unsigned long long *barrier, unsig
     while (!mbarrier_try_wait(barrier, parity)) {}
 }
 
+// Shows barriers that this thread made to asynchronous copies and to the cluster (fence.mbarrier_init, sm_90).
+__device__ __forceinline__ void fence_mbarrier_init()
+{
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 // Orders this thread's accesses to shared memory before later ones of the async proxy: bulk and tensor copies, wgmma.
 // Those of other threads: each calls this, then a barrier (fence.proxy.async, sm_90).
 __device__ __forceinline__ void fence_proxy_async()
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Starts a copy from global memory and completes `bytes` at the barrier; addresses and bytes are multiples of 16
+// (cp.async.bulk).
+__device__ __forceinline__ void bulk_load(void *shared, const void *global, unsigned bytes, unsigned long long *barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier)) : "memory");
 }
 
 // Describes an operand in shared memory: start (a multiple of 16), two strides in bytes (multiples of 16), and the
@@ -192,18 +211,19 @@ constexpr int CHANNELS = 4, PIXEL = CHANNELS * sizeof(Element), CELL = 16;   // 
 constexpr int PHASES = 1, CELLS = 131, GROUP = STRIDE_W / PHASES;   // GROUP: pixels of a cell
 constexpr int LINES = 13, LINE = PHASES * CELLS * CELL, LINE_PIXELS = LINE / PIXEL;
 constexpr int PARTS = 1;   // copies of each operand
-constexpr int PATCHES = 4, PATCH_BYTES = 27648;
+constexpr int PATCHES = 2, PATCH_BYTES = 27648;
 
 // The reduction takes STEPS steps of 32 bytes for each filter row.
 constexpr int STEPS = 2, ROUNDS = 1, STEP_BYTES = TILE_K * 32, WEIGHT_BYTES = R * STEPS * STEP_BYTES;
 __constant__ int OFFSET[STEPS] = {0, 32};   // where a step begins behind a window's begin
 __constant__ int TAP[S] = {0, 8, 16, 24, 32, 40, 48};   // where a tap's channels are, counted through the steps
 
-// What is stored is put in order first: runs of the columns of a filter.
-constexpr int RUN = 272, STAGE_BYTES = 17408;
+// What is stored is put in order first, STAGE_K filters at a time: runs of the columns of a filter.
+constexpr int STAGE_K = 64, RUN = 272, STAGE_BYTES = 17408;
 
-constexpr int LOADERS = 4;   // warps that fill patches
-constexpr int BATCH = 8;   // lines whose pixels a thread has under way
+constexpr int LOADERS = 4, STRIPS = (LINE_PIXELS + 31) / 32;   // warps that fill patches, line by line, 32 pixels at a time
+// The rows of x under a patch come to shared memory as they are, and are put into the patch from there.
+constexpr int ROWS = 39, ROW_BYTES = 544, ROW_STAGES = 2, PIECE = 16 / sizeof(Element);
 
 // Where the byte at that offset of a patch lies: what wgmma's descriptors call a swizzle of none.
 __device__ __forceinline__ int swizzled(int offset)
@@ -236,41 +256,76 @@ __device__ __forceinline__ void take_weights(unsigned char *weights, const Eleme
     barrier_sync(1, CONSUMERS * 128);
 }
 
-// Fills a patch whose first pixel is row h0, column w0 of an image of x; with zeros outside of it. By LOADERS warps.
-__device__ __forceinline__ void fill_patch(unsigned char *patch, const Element *__restrict__ x, int h0, int w0, int H, int W,
+// Which column of x, counted from the patch's first, pixel i of a patch line is.
+__device__ __forceinline__ int column_of(int i)
+{
+    return i;
+}
+
+// Starts copies of what an image has of the rows under a patch whose first pixel is row h0, column w0; `before` elements of x come
+// before the image, and `all` are in x. The copies are widened to whole 16 bytes, but not beyond x. By a warp.
+__device__ __forceinline__ void fetch_rows(unsigned char *rows, const Element *__restrict__ x, long long before, long long all, int h0,
+                                           int w0, int H, int W, unsigned long long *full, int lane)
+{
+    const int first = max(w0, 0), last = min(w0 + LINE_PIXELS, W);
+    for (int row = lane; row < ROWS; row += 32) {
+        const int h = h0 + row / C;
+        if ((unsigned)h < (unsigned)H && first < last) {
+            const long long begin = before + (row % C * H + h) * W + first, end = begin + (last - first);
+            const long long from = begin / PIECE * PIECE, to = min((end + PIECE - 1) / PIECE, all / PIECE) * PIECE;
+            const unsigned bytes = (unsigned)(to - from) * sizeof(Element);
+            mbarrier_arrive_expect(full, bytes);
+            if (bytes > 0) bulk_load(rows + row * ROW_BYTES, x + from, bytes, full);
+        } else {
+            mbarrier_arrive(full);
+        }
+    }
+}
+
+// Copies those elements of the rows that are at the end of x and no whole 16 bytes there. By LOADERS warps.
+__device__ __forceinline__ void fetch_end(unsigned char *rows, const Element *__restrict__ x, long long before, long long all, int h0,
+                                          int w0, int H, int W)
+{
+    const long long whole = all / PIECE * PIECE;
+    if (whole == all || before + C * H * W <= whole) return;
+    if (whole + threadIdx.x < all && whole + threadIdx.x >= before) {
+        const int i = (int)(whole + threadIdx.x - before);   // in the image
+        const int w = i % W, h = i / W % H, first = max(w0, 0);
+        if ((unsigned)(h - h0) < LINES && w >= first && w < w0 + LINE_PIXELS) {
+            const int row = (h - h0) * C + i / W / H, begin = i - w + first;
+            reinterpret_cast<Element *>(rows + row * ROW_BYTES)[i - begin + ((unsigned)before + begin) % PIECE] = x[before + i];
+        }
+    }
+    barrier_sync(5, LOADERS * 32);
+}
+
+// Fills a patch from those rows, with zeros outside of the image. By LOADERS warps.
+__device__ __forceinline__ void fill_patch(unsigned char *patch, const unsigned char *rows, long long before, int h0, int w0, int H, int W,
                                            int warp, int lane)
 {
-    constexpr int STRIPS = (LINE_PIXELS + 31) / 32;   // of 32 pixels of a line
-    for (int item = warp; item < STRIPS * ((LINES + BATCH - 1) / BATCH); item += LOADERS) {
-        const int pixel = item % STRIPS * 32 + lane, line0 = item / STRIPS * BATCH;
-        const int w = w0 + pixel;
-        const bool there = (unsigned)w < (unsigned)W;
-        Element piece[BATCH][C * sizeof(Element) / sizeof(Element)];
+    const int first = max(w0, 0);
+    for (int line = warp; line < LINES; line += LOADERS) {
+        const int h = h0 + line;
+        const bool there = (unsigned)h < (unsigned)H;
+        const Element *from[C];   // where column w0 would be
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            const int h = h0 + line0 + b;
-            const bool inside = there && (unsigned)h < (unsigned)H;
-            const Element *const from = x + h * W + w;
-#pragma unroll
-            for (int i = 0; i < C * (int)sizeof(Element) / (int)sizeof(Element); i++) {
-                piece[b][i] = Element{};
-                if (inside) piece[b][i] = from[i * H * W];
-            }
+        for (int i = 0; i < C; i++) {
+            const unsigned begin = (unsigned)before + (i * H + h) * W + first;
+            from[i] = reinterpret_cast<const Element *>(rows + (line * C + i) * ROW_BYTES) + begin % PIECE - (first - w0);
         }
+#pragma unroll 8
+        for (int strip = 0; strip < STRIPS; strip++) {
+            const int pixel = strip * 32 + lane, column = column_of(pixel);
+            const bool inside = there && pixel < LINE_PIXELS && (unsigned)(w0 + column) < (unsigned)W;
+            union { Element element[CHANNELS]; uint2 piece[PIXEL / 8]; } filled = {};
 #pragma unroll
-        for (int b = 0; b < BATCH; b++) {
-            union {
-                Element piece[PIXEL / sizeof(Element)];
-                Element element[CHANNELS];
-                uint2 all[PIXEL / sizeof(uint2)];
-            } filled = {};
+            for (int c = 0; c < C; c++)
+                if (inside) filled.element[c] = from[c][column];
+            if (pixel < LINE_PIXELS) {
 #pragma unroll
-            for (int i = 0; i < C * (int)sizeof(Element) / (int)sizeof(Element); i++) filled.piece[i] = piece[b][i];
-            const int at = (line0 + b) * LINE + pixel * PIXEL;
-            if (pixel < LINE_PIXELS && line0 + b < LINES) {
-#pragma unroll
-                for (int i = 0; i < PIXEL / (int)sizeof(filled.all[0]); i++)
-                    *reinterpret_cast<uint2 *>(patch + swizzled(at + i * (int)sizeof(filled.all[0]))) = filled.all[i];
+                for (int i = 0; i < PIXEL / (int)sizeof(filled.piece[0]); i++)
+                    *reinterpret_cast<uint2 *>(
+                        patch + swizzled(line * LINE + pixel * PIXEL + i * (int)sizeof(filled.piece[0]))) = filled.piece[i];
             }
         }
     }
@@ -281,14 +336,15 @@ __device__ __forceinline__ unsigned pair(float low, float high)
     return f32_to_f16(low) | (unsigned)f32_to_f16(high) << 16;
 }
 
-// Puts a product of 64 columns, of which this warp has 16, in order.
-__device__ __forceinline__ void stage(unsigned char *staged, const float (&v)[TILE_K / 2], int warp, int lane)
+// Puts the filters from `first` on of a product of 64 columns, of which this warp has 16, in order.
+__device__ __forceinline__ void stage(unsigned char *staged, const float (&sum)[TILE_K / 2], int first, int warp, int lane)
 {
+    const float *const v = sum + first / 2;
     // matrices of 8 columns x 8 filters: the upper and the lower 8 columns, of two times 8 filters
     const int column = warp * 16 + lane / 8 % 2 * 8, filter = lane / 16 * 8 + lane % 8;
     unsigned char *const row = staged + filter * RUN + column * 2;
 #pragma unroll
-    for (int j = 0; j + 1 < TILE_K / 8; j += 2) {
+    for (int j = 0; j + 1 < STAGE_K / 8; j += 2) {
         const unsigned r[4] = {pair(v[4 * j], v[4 * j + 1]), pair(v[4 * j + 2], v[4 * j + 3]),
                                pair(v[4 * j + 4], v[4 * j + 5]), pair(v[4 * j + 6], v[4 * j + 7])};
         stmatrix_x4_trans(row + j * 8 * RUN, r);
@@ -300,7 +356,7 @@ template <typename Piece>
 __device__ __forceinline__ void store(Element *__restrict__ y, const unsigned char *staged, int filters, int columns, int thread, int plane)
 {
     constexpr int ELEMENTS = sizeof(Piece) / sizeof(Element), PIECES = COLUMNS / ELEMENTS;   // of a run
-    constexpr int COUNT = PIECES * TILE_K, TOGETHER = 8;   // pieces of a thread that are under way
+    constexpr int COUNT = PIECES * STAGE_K, TOGETHER = 8;   // pieces of a thread that are under way
     for (int first = thread; first < COUNT; first += TOGETHER * 128) {
         Piece piece[TOGETHER];
 #pragma unroll
@@ -321,18 +377,22 @@ __device__ __forceinline__ void store(Element *__restrict__ y, const unsigned ch
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_few_channels_c3k64r7s7_stride2_pad3_f16_bias_relu(
     const Element *__restrict__ x, const Element *__restrict__ w,
     const Element *__restrict__ bias,
-    Element *y, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
+    Element *y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     unsigned char *const weights = patches + PATCHES * PARTS * PATCH_BYTES;
     unsigned char *const stages = weights + PARTS * WEIGHT_BYTES;
-    float *const biases = reinterpret_cast<float *>(stages + CONSUMERS * STAGE_BYTES);
+    unsigned char *const rows = stages + CONSUMERS * STAGE_BYTES;
+    float *const biases = reinterpret_cast<float *>(rows + ROW_STAGES * ROWS * ROW_BYTES);
     unsigned long long *const patch_full = reinterpret_cast<unsigned long long *>(biases + TILE_K), *const patch_empty = patch_full + PATCHES;
+    unsigned long long *const rows_full = patch_empty + PATCHES;
     if (threadIdx.x == 0) {
         for (int i = 0; i < PATCHES; i++) {
             mbarrier_init(patch_full + i, LOADERS * 32);
             mbarrier_init(patch_empty + i, CONSUMERS * 4);   // one thread of each warp that multiplies
         }
+        for (int i = 0; i < ROW_STAGES; i++) mbarrier_init(rows_full + i, ROWS);
+        fence_mbarrier_init();
     }
     __syncthreads();
 
@@ -341,14 +401,33 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_fe
     int buffer = 0, phase = 0;
     if (warp < LOADERS) {
         registers_decrease<80>();
+        const long long image = (long long)C * H * W, all = N * image;
+        if (warp == 0) {
+            for (int i = 0; i < ROW_STAGES; i++) {
+                const int tile = first_tile + i * step_tiles;
+                if (tile < tiles)
+                    fetch_rows(rows + i * ROWS * ROW_BYTES, x, tile / tiles_q / tiles_p * image, all,
+                               tile / tiles_q % tiles_p * TILE_P * STRIDE_H - PAD_TOP, tile % tiles_q * TILE_Q * STRIDE_W - PAD_LEFT, H, W,
+                               rows_full + i, lane);
+            }
+        }
+        int stage = 0, stage_phase = 0;
         for (int tile = first_tile; tile < tiles; tile += step_tiles) {
-            const int q0 = tile % tiles_q * TILE_Q, p0 = tile / tiles_q % tiles_p * TILE_P;
-            const long long n = tile / tiles_q / tiles_p;
+            const int h0 = tile / tiles_q % tiles_p * TILE_P * STRIDE_H - PAD_TOP, w0 = tile % tiles_q * TILE_Q * STRIDE_W - PAD_LEFT;
+            unsigned char *const from = rows + stage * ROWS * ROW_BYTES;
+            const long long before = tile / tiles_q / tiles_p * image;
+            mbarrier_wait(rows_full + stage, stage_phase);
+            fetch_end(from, x, before, all, h0, w0, H, W);
             mbarrier_wait(patch_empty + buffer, phase ^ 1);
-            fill_patch(patches + buffer * PARTS * PATCH_BYTES, x + n * C * H * W, p0 * STRIDE_H - PAD_TOP, q0 * STRIDE_W - PAD_LEFT, H, W,
-                       warp, lane);
+            fill_patch(patches + buffer * PATCH_BYTES, from, before, h0, w0, H, W, warp, lane);
             fence_proxy_async();
             mbarrier_arrive(patch_full + buffer);
+            barrier_sync(5, LOADERS * 32);   // all have read the rows
+            const int next = tile + ROW_STAGES * step_tiles;
+            if (warp == 0 && next < tiles)
+                fetch_rows(from, x, next / tiles_q / tiles_p * image, all, next / tiles_q % tiles_p * TILE_P * STRIDE_H - PAD_TOP,
+                           next % tiles_q * TILE_Q * STRIDE_W - PAD_LEFT, H, W, rows_full + stage, lane);
+            if (++stage == ROW_STAGES) stage = 0, stage_phase ^= 1;
             if (++buffer == PATCHES) buffer = 0, phase ^= 1;
         }
         return;
@@ -412,13 +491,17 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_fe
                     acc[m][j] += biases[filter];
                     acc[m][j] = activate(acc[m][j]);
                 }
-            barrier_sync(2 + group, 128);   // what was staged before is stored
 #pragma unroll
-            for (int m = 0; m < PRODUCTS; m++) stage(staged + m * 64 * (int)sizeof(Element), acc[m], warp % 4, lane);
-            barrier_sync(2 + group, 128);
-            if (Q % 8 == 0) store<uint4>(y + first, staged, filters, columns, thread, P * Q);
-            else if (Q % 2 == 0) store<unsigned>(y + first, staged, filters, columns, thread, P * Q);
-            else store<Element>(y + first, staged, filters, columns, thread, P * Q);
+            for (int part = 0; part < TILE_K; part += STAGE_K) {
+                barrier_sync(2 + group, 128);   // what was staged before is stored
+#pragma unroll
+                for (int m = 0; m < PRODUCTS; m++) stage(staged + m * 64 * (int)sizeof(Element), acc[m], part, warp % 4, lane);
+                barrier_sync(2 + group, 128);
+                Element *const to = y + first + part * P * Q;
+                if (Q % 8 == 0) store<uint4>(to, staged, filters - part, columns, thread, P * Q);
+                else if (Q % 2 == 0) store<unsigned>(to, staged, filters - part, columns, thread, P * Q);
+                else store<Element>(to, staged, filters - part, columns, thread, P * Q);
+            }
         }
         unit -= UNITS;
         if (++buffer == PATCHES) buffer = 0, phase ^= 1;

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       9390c602cbe8e9403b8ef6371af817cfb6da15c7bfa51512ac162814af7fae24
+// key       671cfa36a1182cc183974c13ffce6f8b0f694111fabce7d773279bc34d6c030e
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule wgmma:wm=2,tp=20,sq=1,ni=1,cb=128,lw=0,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -21,9 +21,7 @@ __device__ __forceinline__ unsigned char *shared_memory()
 // The address inside the shared window, as instructions and descriptors take it (cvta.to.shared).
 __device__ __forceinline__ unsigned shared_address(const void *shared)
 {
-    unsigned address;
-    asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(shared));
-    return address;
+    return (unsigned)__cvta_generic_to_shared(shared);
 }
 
 // Starts a copy of `bytes` (0 to 16) bytes and fills the rest of the 16 with zeros; both addresses are multiples

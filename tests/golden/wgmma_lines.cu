@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       456565bd79d8b977a5d63f59ac0ffa801cca6072fcbef75ac986b380ae9f77cf
+// key       5592f0408cac00999172e1e9089d43b054eb22b0f2845222b8e2be11e7576e33
 // again     convjit dump n1c128h1w1k128r3s3_pad1_f16 --arch sm_90a --schedule wgmma:wm=2,tp=26,sq=1,ni=1,cb=128,lw=32,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -21,9 +21,7 @@ __device__ __forceinline__ unsigned char *shared_memory()
 // The address inside the shared window, as instructions and descriptors take it (cvta.to.shared).
 __device__ __forceinline__ unsigned shared_address(const void *shared)
 {
-    unsigned address;
-    asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(shared));
-    return address;
+    return (unsigned)__cvta_generic_to_shared(shared);
 }
 
 // Float to IEEE half, to nearest, ties to even; beyond the range to infinity.

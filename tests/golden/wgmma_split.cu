@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       67d1e2f96a5405a26d40f52e61fa2c426599de9d73817a5bdcc2d36de4586b36
+// key       e9ea877b02a7c961e5e78d6ecd9e21469028ac8d7973d838f064d9145a9abf9e
 // again     convjit dump n1c1280h1w1k1280r3s3_pad1_tf32_nhwc_bias_silu --arch sm_90a --schedule wgmma:wm=2,tp=24,sq=1,ni=1,cb=128,lw=24,split=4,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -21,9 +21,7 @@ __device__ __forceinline__ unsigned char *shared_memory()
 // The address inside the shared window, as instructions and descriptors take it (cvta.to.shared).
 __device__ __forceinline__ unsigned shared_address(const void *shared)
 {
-    unsigned address;
-    asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(shared));
-    return address;
+    return (unsigned)__cvta_generic_to_shared(shared);
 }
 
 // Float to TF32, to nearest, ties away from zero; the bits of a float whose low 13 are zero (cvt.rna.tf32.f32,

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       88a2c54eb5a5fa155a2b13195dfc8cbcb2cc8d1b59c7a1fc1edb8f5b1440ca1a
+// key       0e636f5ac0196c059499dc6fc04343d23c62e87654d3859d651167579602fe72
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_bf16_residual --arch sm_90a --schedule wgmma:wm=1,tp=20,sq=2,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -21,9 +21,7 @@ __device__ __forceinline__ unsigned char *shared_memory()
 // The address inside the shared window, as instructions and descriptors take it (cvta.to.shared).
 __device__ __forceinline__ unsigned shared_address(const void *shared)
 {
-    unsigned address;
-    asm("{ .reg .u64 wide; cvta.to.shared.u64 wide, %1; cvt.u32.u64 %0, wide; }" : "=r"(address) : "l"(shared));
-    return address;
+    return (unsigned)__cvta_generic_to_shared(shared);
 }
 
 // bfloat16 to float: exact; a bfloat16 is the upper half of a float.

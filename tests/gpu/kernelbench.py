@@ -84,6 +84,14 @@ def seeded(make, seed=42):
     return make()
 
 
+def drawn(get_inputs, seed):
+    """Inputs, drawn on the GPU: gigabytes of random numbers would take the CPU most of the time of a test."""
+    import torch
+
+    with torch.device("cuda"):
+        return seeded(get_inputs, seed)
+
+
 def compare(model, model_new, get_inputs):
     """How many trials agree: {"Model": with ModelNew, "strict": strict FP32 with ModelNew, "both": strict FP32 with
     Model}; and the largest difference of Model and ModelNew."""
@@ -96,7 +104,7 @@ def compare(model, model_new, get_inputs):
         return a.shape == b.shape and torch.allclose(a, b, atol=TOLERANCE, rtol=TOLERANCE)
 
     for trial in range(TRIALS):
-        inputs = [tensor.cuda() for tensor in seeded(get_inputs, seed=trial)]
+        inputs = drawn(get_inputs, trial)
         expected, found = model(*inputs), model_new(*inputs)
         torch.backends.cudnn.allow_tf32 = False
         strict = model(*inputs)
@@ -115,7 +123,7 @@ def run(path, number, mode, rounds):
     theirs = execute(path.read_text())
     arguments = theirs["get_init_inputs"]()
     model = seeded(lambda: theirs["Model"](*arguments)).cuda()
-    inputs = theirs["get_inputs"]()
+    inputs = drawn(theirs["get_inputs"], 0)
     problem = problem_string(model, inputs[0], mode)
     dumped = subprocess.run(
         [BUILD / "convjit", "dump", problem, "--format", "torch"], check=True, capture_output=True, text=True
@@ -123,7 +131,6 @@ def run(path, number, mode, rounds):
     adapt = ADAPTERS.get(number, lambda *same: same)
     model_new = seeded(lambda: execute(dumped)["ModelNew"](*adapt(*arguments))).cuda()
     agree, largest = compare(model, model_new, theirs["get_inputs"])
-    inputs = [tensor.cuda() for tensor in inputs]
     torch_us, ours_us = median_us(model, inputs, rounds), median_us(model_new, inputs, rounds)
     print(
         f"{path.stem[:44]:44} {problem}: {agree['Model']} of {TRIALS} agree, {largest:.2g} apart at most; "

@@ -12,7 +12,7 @@ local base <const> = {
     pad_bottom = 0, pad_right = 0, dil_h = 1, dil_w = 1, groups = 1, math = "f32", layout = "nchw",
     activation = "identity", alpha = 0.0, beta = 0.0, bias = false, residual = false,
 }
-local device <const> = { arch = "sm_90", sms = 132 }   -- no wgmma: `direct` serves it
+local device <const> = { arch = "sm_90", sms = 132 }
 
 local function with(changes) return strict.with(base, changes) end
 
@@ -28,8 +28,8 @@ end
 
 -- ---- Purity ----
 
-local first <const> = init.generate(base, device)
-check("the same input gives the same bytes", init.generate(base, device).source == first.source)
+local first <const> = init.generate(base, device, "direct")
+check("the same input gives the same bytes", init.generate(base, device, "direct").source == first.source)
 check("the source names its problem", string.find(first.source, "problem   c64k128r5s7 ", 1, true) ~= nil)
 check("the entry is in the source", string.find(first.source, first.launches[1].entry .. "(", 1, true) ~= nil)
 check("no asm outside the primitives",
@@ -76,7 +76,7 @@ check("a schedule that cannot win has one line", (function()
     return lines == 1 and all[1].predicted_us < all[#all].predicted_us
 end)())
 check("more candidates than are listed have one line", (function()
-    local all = predicted { groups = 2, n = 64 }
+    local all = predicted { groups = 16, n = 64 }
     return #all == 21 and all[21].schedule == "direct" and all[21].predicted_us >= all[20].predicted_us
 end)())
 
@@ -103,7 +103,7 @@ check("a size of 0", refuses("h is 0; at least 1", { h = 0 }))
 check("a negative padding", refuses("pad_left is -1; at least 0", { pad_left = -1 }))
 check("groups that do not divide", refuses("groups 3 does not divide c 64", { groups = 3 }))
 check("a filter larger than the input", refuses("larger than the padded input", { h = 4 }))
-check("an unknown schedule", refuses("unknown schedule 'fast'; known: few_channels wgmma direct", {}, "fast"))
+check("an unknown schedule", refuses("unknown schedule 'fast'; known: ", {}, "fast"))
 check("a missing parameter", refuses("parameter tq is missing", {}, "direct:tk=8"))
 check("an unknown parameter", refuses("no parameter 'zz'", {}, first.schedule .. ",zz=1"))
 check("a parameter twice", refuses("tk is given twice", {}, first.schedule .. ",tk=1"))
@@ -139,10 +139,49 @@ local function why_not(changes, arch)
 end
 check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
 check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
-check("too many accumulators", (function()
-    local message = refusal("invalid", init.generate, base, hopper, "wgmma:wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0")
-    return message ~= nil and string.find(message, "accumulators of a thread; at most 88", 1, true) ~= nil
-end)())
+for specification, part in strict.sorted {
+    ["wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0"] = "accumulators of a thread; at most 88",
+    ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=4,box=0"] = "2 rounds through the channels for 4 blocks",
+    ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=1,box=1"] = "boxes are of strips, and of one part",
+    ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=6,split=1,box=0"] = "lines shorter than the filter",
+    ["wm=1,tp=4,sq=1,ni=1,cb=128,lw=0,split=1,box=0"] = "1 strips for 2 warpgroups",
+} do
+    local message = refusal("invalid", init.generate, base, hopper, "wgmma:" .. specification) or ""
+    check("wgmma refuses " .. specification .. ": " .. message, string.find(message, part, 1, true) ~= nil)
+end
+
+-- ---- mma ----
+
+for _, arch in ipairs { "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120" } do
+    local tensor_cores = { arch = arch, sms = 0 }
+    local small = with { n = 1, c = 256, h = 14, w = 14, k = 256, r = 3, s = 3, math = "f16" }
+    local kernel = init.generate(small, tensor_cores, "mma")
+    check("mma splits the reduction of few pixels on " .. arch, not string.find(kernel.schedule, "split=1,", 1, true))
+    local main, last
+    for _, each in ipairs(kernel.launches) do
+        if each.entry == kernel.name then main = each end
+        last = each.entry
+    end
+    local clusters = arch ~= "sm_80" and arch ~= "sm_86" and arch ~= "sm_89"
+    check("in clusters and overlapping launches, where there are any", (main.cluster ~= nil) == clusters and
+          (main.overlap == true) == clusters)
+    check("or with a launch that sums", (last == kernel.name .. "_sum") ~= clusters)
+    check("N, H and W do not reach its source", init.generate(with { n = 3, c = 256, h = 9, w = 31, k = 256, r = 3, s = 3, math = "f16" },
+                                                              tensor_cores, kernel.schedule).source == kernel.source)
+end
+check("channels innermost and a filter of one tap need no preparation",
+      #init.generate(with { r = 1, s = 1, layout = "nhwc" }, device, "mma:tk=64,tp=64,wk=2,wp=2,stages=4,split=1,cluster=0,raw=0").launches == 1)
+local function mma_refuses(part, parameters, changes)
+    local message = refusal("invalid", init.generate, with(changes or {}), device, "mma:" .. parameters)
+    return message ~= nil and string.find(message, part, 1, true) ~= nil
+end
+check("mma: too many accumulators", mma_refuses("at most 128", "tk=128,tp=128,wk=2,wp=2,stages=2,split=1,cluster=0,raw=0"))
+check("mma: warps that do not share a tile", mma_refuses("in sixteens", "tk=48,tp=64,wk=2,wp=2,stages=2,split=1,cluster=0,raw=0"))
+check("mma: too much shared memory", mma_refuses("bytes of shared memory", "tk=128,tp=128,wk=2,wp=4,stages=8,split=1,cluster=0,raw=0"))
+check("mma: more parts than slices", mma_refuses("not split among", "tk=64,tp=64,wk=2,wp=2,stages=2,split=64,cluster=0,raw=0"))
+check("mma: a cluster of one", mma_refuses("no cluster of 1", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=1,raw=0"))
+check("mma: groups of few channels", mma_refuses("groups of 8 channels", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=0,raw=0",
+                                                 { groups = 8 }))
 
 -- ---- few_channels ----
 
@@ -174,6 +213,68 @@ check("a patch must fit", (function()
     local message = refusal("invalid", init.generate, with { c = 16, math = "tf32" }, hopper, "few_channels:tk=128,tp=64,tq=512,mi=1,wg=2")
     return message ~= nil and string.find(message, "do not fit", 1, true) ~= nil
 end)())
+
+-- ---- pointwise ----
+
+local pixelwise <const> = { n = 64, c = 256, h = 14, w = 14, k = 1024, r = 1, s = 1 }
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        local layer = strict.with(pixelwise, { math = mode, layout = layout })
+        for _, arch in ipairs(target.names()) do
+            local kernel = init.generate(with(layer), { arch = arch, sms = 0 }, "pointwise")
+            check("pointwise serves it: " .. mode .. " " .. layout .. " " .. arch, string.find(kernel.schedule, "^pointwise:") ~= nil)
+            check("by one launch, without workspace", #kernel.launches == 1 and kernel.workspace == "0")
+        end
+        check("and is picked on sm_90a: " .. mode .. " " .. layout,
+              string.find(init.generate(with(layer), hopper).schedule, "^pointwise:") ~= nil)
+        local kernel = init.generate(with(layer), device, "pointwise")
+        for _, sizes in ipairs { { n = 1 }, { h = 30, w = 90 } } do
+            check("N, H and W do not reach its source",
+                  init.generate(with(strict.with(layer, sizes)), device, kernel.schedule).source == kernel.source)
+        end
+    end
+end
+local function pointwise_refusal(changes)
+    local message = refusal("unsupported", init.generate, with(strict.with(pixelwise, changes)), device, "pointwise")
+    return message and string.match(message, "pointwise: (.*)") or ""
+end
+check("pointwise is for one pixel", string.find(pointwise_refusal { s = 2 }, "filters of one pixel", 1, true) ~= nil)
+check("pointwise is for one group", string.find(pointwise_refusal { groups = 2 }, "group", 1, true) ~= nil)
+check("pointwise pads nothing", string.find(pointwise_refusal { pad_left = 1 }, "padded", 1, true) ~= nil)
+check("pointwise leaves short exact sums to FMAs", string.find(pointwise_refusal { c = 16 }, "16 products", 1, true) ~= nil)
+-- ---- depthwise ----
+
+local thin <const> = { n = 32, c = 144, h = 56, w = 56, k = 144, r = 3, s = 3, pad_top = 1, pad_left = 1, pad_bottom = 1, pad_right = 1,
+                       groups = 144 }
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        for _, arch in ipairs { "sm_80", "sm_90a", "sm_120" } do
+            local changes = strict.with(thin, { math = mode, layout = layout })
+            local kernel = init.generate(with(changes), { arch = arch, sms = 0 }, arch ~= "sm_90a" and "depthwise" or nil)
+            check("depthwise serves one channel a group: " .. arch .. " " .. mode .. " " .. layout,
+                  string.find(kernel.schedule, "^depthwise:") ~= nil and #kernel.launches == 1)
+            check("tensor copies are for sm_90 and later", arch ~= "sm_80" or string.find(kernel.schedule, ",copy=0,", 1, true) ~= nil)
+            local other = init.generate(with(strict.with(changes, { n = 3, h = 28, w = 112 })), { arch = arch, sms = 0 }, kernel.schedule)
+            check("N, H and W do not reach its source", other.source == kernel.source)
+        end
+    end
+end
+check("a filter for each channel", (function()
+    for _, refused in ipairs(init.generate(with { groups = 2 }, hopper).refused) do
+        if refused.schedule == "depthwise" then return string.find(refused.why, "32 channels a group", 1, true) ~= nil end
+    end
+end)())
+for specification, part in strict.sorted {
+    ["mm=0,copy=1,tc=1,ni=1,tp=8,tq=256,rt=4,ct=4,warps=4,vec=16,stages=2,wide=0"] = "at most 256 along an axis",
+    ["mm=1,copy=1,tc=1,ni=1,tp=8,tq=64,rt=16,ct=32,warps=4,vec=16,stages=2,wide=0"] = "matrices are for f16 and bf16",
+    ["mm=2,copy=1,tc=8,ni=1,tp=8,tq=64,rt=4,ct=16,warps=4,vec=16,stages=2,wide=0"] = "in nhwc",
+    ["mm=0,copy=1,tc=1,ni=1,tp=8,tq=64,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "vec=16",
+    ["mm=0,copy=0,tc=1,ni=1,tp=6,tq=64,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "no multiple of rt",
+    ["mm=0,copy=2,tc=5,ni=1,tp=56,tq=56,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "no planes of 5 channels",
+} do
+    local message = refusal("invalid", init.generate, with(thin), hopper, "depthwise:" .. specification)
+    check("depthwise refuses: " .. part, message ~= nil and string.find(message, part, 1, true) ~= nil)
+end
 
 -- ---- Parts ----
 

@@ -1,0 +1,504 @@
+-- depthwise.lua: depthwise convolution: one input channel for each filter, so that memory, not arithmetic, is the floor.
+--
+-- A tile is `tp` rows x `tq` columns of outputs of `tc` channels and `ni` images. Its input patch, halo included, is copied to shared
+-- memory, each pixel once. A block takes tile after tile of the same channels, as far as possible, and copies `stages` - 1 tiles
+-- ahead, by tensor copies (copy=1), which leave no work to threads, or by bulk copies of whole rows (copy=3), which are faster where
+-- these are long, or else by cp.async (copy=0). Where rows are no multiples of 16 bytes, but the planes of a few channels are, bulk
+-- copies bring them, and threads spread them (copy=2). Outputs are computed in one of three ways:
+--   mm=0  FMAs, for f32 and tf32: a thread has rt rows x ct columns of outputs, and a window of a patch row in registers serves all
+--         taps; where channels are innermost, neighbouring threads take neighbouring channels.
+--   mm=1  banded matrices, for f16 and bf16: the patch is a plane a channel; a warp multiplies 16 rows x 16 columns of it with a
+--         filter row as a matrix of 16 x 8 output columns (Toeplitz). Entries beside the band are zeros.
+--   mm=2  diagonal matrices, for f16 and bf16 in nhwc: a warp multiplies 16 pixels x 8 channels for each of two taps with a matrix of
+--         16 x 8 that has the weights of both taps on its diagonals; a patch row serves all of `rt` rows of outputs.
+-- The matrices waste most of what tensor cores can do, and still are several times faster than FMAs and conversions. An infinity or
+-- NaN in x times one of their zeros is NaN: it may spread to outputs up to 15 columns, or 7 channels, beside those it belongs to.
+
+local cost = require "cost"
+local cuda = require "cuda"
+local launch = require "launch"
+
+local ceildiv <const>, roundup <const> = cuda.ceildiv, cuda.roundup
+local min <const>, max <const>, ipairs <const> = math.min, math.max, ipairs
+
+local depthwise = {}
+
+depthwise.parameters = {
+    { "mm", 0, 2 },      -- how: FMAs, banded or diagonal matrices
+    { "copy", 0, 3 },    -- by cp.async, tensor copies, bulk copies of whole planes, or bulk copies of rows
+    { "tc", 1, 256 },    -- channels of a tile
+    { "ni", 1, 64 },     -- images
+    { "tp", 1, 1024 },   -- rows
+    { "tq", 1, 2048 },   -- columns
+    { "rt", 1, 16 },     -- rows of a thread (mm=0) or of a warp
+    { "ct", 1, 64 },     -- columns of a thread (mm=0) or of a warp
+    { "warps", 1, 16 },
+    { "vec", 2, 16 },    -- bytes of a load of x: along a row, or along the channels where these are innermost
+    { "stages", 1, 4 },  -- patches in shared memory
+    { "wide", 0, 1 },    -- 64-bit offsets within an image
+}
+
+local FMA <const>, BAND <const>, DIAGONAL <const> = 0, 1, 2         -- mm
+local ASYNC <const>, TENSOR <const>, PLANES <const>, LINES <const> = 0, 1, 2, 3   -- copy
+local MOST_WINDOW <const> = 64     -- registers of a window
+local MOST_UNROLLED <const> = 1400 -- FMAs of an unrolled loop body: NVRTC takes about 0.1 ms for each
+local MOST_TAPS <const> = 64       -- weights in registers
+local MOST_STEPS <const> = 8       -- products along a filter row
+local MOST_BOX <const> = 256       -- elements of a tensor copy along an axis
+local RESERVED <const> = 256       -- bytes for barriers
+local SECTOR <const> = 32          -- bytes that memory moves at least
+
+function depthwise.applies(p, t)
+    if p.cg ~= 1 or p.groups == 1 then return false, string.format("%d channels a group; depthwise convolution has one", p.cg) end
+    return true
+end
+
+-- The largest power of two up to `most` that divides the number.
+local function power_in(number, most)
+    while number % most ~= 0 do most = most // 2 end
+    return most
+end
+
+-- A pitch in 16-byte units, at least `least`, at which the 8 lanes that share a wavefront of 16-byte reads meet in few banks:
+-- lane i reads unit units[i] of line lines[i].
+local function quiet_pitch(least, lines, units)
+    local best, best_pitch = 9, least
+    for pitch = least, least + 7 do
+        local worst = 0
+        local counts = { 0, 0, 0, 0, 0, 0, 0, 0 }
+        for i = 1, 8 do
+            local bank = (lines[i] * pitch + units[i]) % 8 + 1
+            counts[bank] = counts[bank] + 1
+            worst = max(worst, counts[bank])
+        end
+        if worst < best then best, best_pitch = worst, pitch end
+        if best == 1 then break end
+    end
+    return best_pitch
+end
+
+local shapes <const> = {}   -- by mm: what is particular to it
+
+-- Planes whose rows are read 16 bytes at a time, or, where channels are innermost, pixels.
+shapes[FMA] = function(p, s, d, nhwc)
+    d.window = d.shift + (s.ct - 1) * p.stride_w + (p.s - 1) * p.dil_w + 1
+    d.tap_pitch = p.s
+    if nhwc then
+        d.cols = d.needed
+        d.pitch = d.cols * s.tc
+    else
+        d.window, d.tap_pitch = roundup(d.window, 4), roundup(p.s, 4)
+        d.cols = (s.tq - s.ct) * p.stride_w + d.window
+        local lines, units, across = {}, {}, s.tq // s.ct
+        for i = 0, 7 do
+            lines[i + 1], units[i + 1] = i // across * s.rt * p.stride_h, i % across * s.ct * p.stride_w // 4
+        end
+        d.cols = max(d.cols, roundup(d.needed, 4))
+        d.pitch = 4 * quiet_pitch(d.cols // 4, lines, units)
+        if s.copy == TENSOR then d.cols = d.pitch end
+    end
+    d.items = d.filters * (s.ni * s.tp // s.rt) * (s.tq // s.ct)        -- one a thread
+    d.unrolled = p.r * p.s * s.rt * s.ct <= MOST_UNROLLED and p.r * p.s <= MOST_TAPS
+    d.weight_bytes = d.filters * p.r * d.tap_pitch * 4
+    d.registers = 40 + s.rt * s.ct + d.window + (d.unrolled and p.r * d.tap_pitch or d.tap_pitch)
+    d.out_bytes = nhwc and 0 or s.warps * 32 * s.rt * s.ct * 4          -- for the outputs of each thread
+end
+
+-- Planes whose rows are whole blocks of 8 columns.
+shapes[BAND] = function(p, s, d, nhwc)
+    d.steps = ceildiv(d.shift + 7 * p.stride_w + (p.s - 1) * p.dil_w + 1, 16)
+    d.blocks = p.stride_w * (s.ct // 8 - 1) + 2 * d.steps               -- of 8 columns, that a warp multiplies
+    d.cols = max((s.tq - s.ct) * p.stride_w + 8 * d.blocks, roundup(d.needed, 8))
+    d.pitch = d.cols // 8 % 2 == 1 and d.cols or d.cols + 8             -- 8 rows of ldmatrix lie in different banks
+    if s.copy == TENSOR then d.cols = d.pitch end
+    d.flat = roundup(s.ni * s.tp, 16)
+    d.items = d.filters * (d.flat // 16) * (s.tq // s.ct)               -- one a warp
+    d.table = 16 * d.steps + 7 * p.stride_w
+    d.weight_bytes = d.filters * p.r * d.table * 4
+    d.registers = 48 + s.ct // 2 + 2 * d.blocks + 2 * d.steps
+    if nhwc then
+        d.out_pitch = s.tq // 8 % 2 == 1 and s.tq or s.tq + 8
+        d.out_plane = d.flat * d.out_pitch
+    else
+        d.out_pitch = s.ct + 8                                          -- each warp has its own part
+        d.out_bytes = s.warps * 16 * d.out_pitch * p.bytes
+    end
+end
+
+-- Pixels, swizzled: 8 rows of ldmatrix lie in different banks.
+shapes[DIAGONAL] = function(p, s, d)
+    -- with whole blocks of 8 pixels to a row, one row is swizzled like the next
+    d.cols = roundup(d.needed, 8)
+    if d.cols > 1.1 * d.needed then d.cols = d.needed end
+    d.pitch = d.cols * s.tc
+    d.tap_pairs = ceildiv(p.s, 2)
+    d.warp_c = min(s.tc, 32)
+    d.rows_of_warp = s.rt * 16 // s.ct
+    d.items = s.ni * (s.tp // d.rows_of_warp) * (s.tq // s.ct) * (s.tc // d.warp_c)   -- one a warp
+    d.weight_bytes = s.tc * p.r * d.tap_pairs * 4
+    d.out_pitch = d.warp_c + 8
+    d.out_bytes = s.warps * s.rt * 16 * d.out_pitch * p.bytes
+    d.registers = 40 + 4 * s.rt + 2 * p.r * d.tap_pairs + 8
+end
+
+-- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.
+local function derive(p, s, t)
+    local nhwc = p.layout == "nhwc"
+    local d = { threads = 32 * s.warps, filters = s.tc * p.kg, tiles_c = ceildiv(p.c, s.tc), elements = s.vec // p.bytes }
+    d.shift = nhwc and 0 or -p.pad_left % d.elements     -- patch columns in front of the first that is wanted, for aligned loads
+    d.rows = (s.tp - 1) * p.stride_h + (p.r - 1) * p.dil_h + 1
+    d.needed = d.shift + (s.tq - 1) * p.stride_w + (p.s - 1) * p.dil_w + 1
+    if s.copy == LINES then d.needed = d.needed + p.stride_w - 1 end     -- all of W, and not only what outputs depend on
+    d.planes = s.mm == BAND or not nhwc
+    d.k_elements = min(power_in(p.k, 16 // p.bytes), power_in(d.filters, 16 // p.bytes))   -- of a store along the channels
+    shapes[s.mm](p, s, d, nhwc)
+    if d.planes then
+        d.plane = d.rows * d.pitch
+        if nhwc then
+            -- lanes that write, or read, neighbouring channels of neighbouring pixels then meet in no bank
+            local function spread(plane, lanes)
+                local words = min(32 // min(lanes, 8), 16)
+                while plane * p.bytes // 4 % 32 ~= words do plane = plane + 16 // p.bytes end
+                return plane
+            end
+            d.plane = spread(d.plane, s.tc // d.elements)
+            d.out_plane = spread(d.out_plane, d.filters // d.k_elements)
+            d.out_bytes = d.filters * d.out_plane * p.bytes
+        end
+        d.image = s.tc * d.plane
+    else
+        d.image = d.rows * d.pitch
+    end
+    d.copied = s.ni * d.image * p.bytes
+    d.patch_bytes = roundup(d.copied, s.copy == TENSOR and 1024 or 128)
+    d.weight_bytes = roundup(d.weight_bytes, 16)
+    d.smem = s.stages * d.patch_bytes + d.weight_bytes + d.out_bytes + (s.copy ~= ASYNC and RESERVED or 0)
+    if s.copy == PLANES then
+        -- the largest image that has tp x tq outputs, as it is in memory, and its outputs
+        d.most_h = d.rows - p.pad_top - p.pad_bottom + p.stride_h - 1
+        d.most_w = (s.tq - 1) * p.stride_w + (p.s - 1) * p.dil_w + p.stride_w - p.pad_left - p.pad_right
+        d.raw_bytes = roundup(s.ni * s.tc * d.most_h * d.most_w * p.bytes, 128)
+        d.out_bytes = roundup(s.ni * d.filters * s.tp * s.tq * p.bytes, 128)
+        d.smem = s.stages * d.raw_bytes + d.patch_bytes + d.weight_bytes + d.out_bytes + RESERVED
+    end
+    d.registers = min(roundup(d.registers + (s.copy == TENSOR and 0 or 16), 8), 255)
+    d.resident = max(1, cost.occupancy(t, d.threads, d.registers, d.smem))
+    return d
+end
+
+local shape <const> = launch.remember(derive)
+
+local checks <const> = {}   -- by mm, likewise
+
+checks[FMA] = function(p, s)
+    if p.bytes ~= 4 then return "FMAs are for f32 and tf32" end
+    if s.tp % s.rt ~= 0 then return string.format("tp %d is no multiple of rt %d", s.tp, s.rt) end
+    if p.layout == "nchw" and s.ct % 4 ~= 0 then return string.format("ct is %d; a multiple of 4", s.ct) end
+    return nil, function(d)
+        if d.window > MOST_WINDOW then return string.format("a window of %d columns; at most %d", d.window, MOST_WINDOW) end
+        local unrolled = p.s * s.ct * s.rt * (d.unrolled and p.r or 1)
+        if unrolled > MOST_UNROLLED then return string.format("%d unrolled FMAs; at most %d", unrolled, MOST_UNROLLED) end
+    end
+end
+
+checks[BAND] = function(p, s)
+    if p.bytes ~= 2 then return "matrices are for f16 and bf16" end
+    if s.rt ~= 16 or s.ct < 8 or s.ct & (s.ct - 1) ~= 0 then return string.format("a warp takes 16 rows x 8, 16, 32 or 64 columns, not %d x %d", s.rt, s.ct) end
+    if p.layout == "nhwc" and s.copy == TENSOR then return "tensor copies do not transpose" end
+    if p.layout == "nhwc" and s.stages > 1 then return "what is transposed is not copied ahead" end
+    return nil, function(d)
+        if d.steps > MOST_STEPS then return string.format("%d products for each filter row; at most %d", d.steps, MOST_STEPS) end
+        if d.blocks > 24 then return string.format("%d blocks of columns in registers; at most 24", d.blocks) end
+    end
+end
+
+checks[DIAGONAL] = function(p, s)
+    if p.bytes ~= 2 or p.layout ~= "nhwc" or p.kg ~= 1 then return "diagonal matrices are for f16 and bf16 in nhwc, one filter a channel" end
+    if s.ct ~= 8 and s.ct ~= 16 then return string.format("ct is %d; 8 or 16 columns of a warp", s.ct) end
+    if s.tp % (s.rt * 16 // s.ct) ~= 0 then return string.format("tp %d is no multiple of the %d rows of a warp", s.tp, s.rt * 16 // s.ct) end
+    if s.tc ~= 8 and s.tc ~= 16 and s.tc ~= 32 and s.tc ~= 64 then return string.format("tc is %d; 8, 16, 32 or 64", s.tc) end
+    if p.r * ceildiv(p.s, 2) > 32 then return string.format("the weights of %d taps do not fit the registers", p.r * p.s) end
+    if s.rt > 8 then return string.format("rt is %d; at most 8", s.rt) end
+end
+
+function depthwise.check(p, t, s)
+    local ok, reason = depthwise.applies(p, t)
+    if not ok then return reason end
+    if s.vec & (s.vec - 1) ~= 0 or s.vec < p.bytes then return string.format("vec is %d; a power of two, at least %d", s.vec, p.bytes) end
+    local nhwc, elements = p.layout == "nhwc", s.vec // p.bytes
+    if nhwc and (p.c % elements ~= 0 or s.tc % elements ~= 0) then
+        return string.format("loads of %d channels do not divide %d, %d of a tile", elements, p.c, s.tc)
+    end
+    if s.copy ~= ASYNC and tonumber(string.match(t.arch, "%d+")) < 90 then return "bulk and tensor copies need sm_90" end
+    if s.copy == PLANES and (nhwc or p.c % s.tc ~= 0) then return string.format("no planes of %d channels", s.tc) end
+    if s.copy == LINES and nhwc then return "rows of pixels are not copied by themselves" end
+    if s.copy == LINES and s.vec ~= 16 then return "bulk copies of rows need vec=16" end
+    if s.copy == TENSOR then
+        if s.vec ~= 16 then return "tensor copies need vec=16" end
+    end
+    if not nhwc and s.copy ~= PLANES and s.tq * p.stride_w % elements ~= 0 then
+        return string.format("a tile of %d columns is no multiple of loads of %d", s.tq, elements)
+    end
+    if s.tq % s.ct ~= 0 then return string.format("tq %d is no multiple of ct %d", s.tq, s.ct) end
+    local wrong, rest = checks[s.mm](p, s)
+    if wrong then return wrong end
+    local d = shape(p, s, t)
+    if s.copy == PLANES and (d.most_h < 1 or d.most_w < 1) then return "tiles are for larger images" end
+    if s.copy == TENSOR and max(s.tc, s.ni, d.rows, d.planes and d.pitch or d.cols) > MOST_BOX then
+        return string.format("a patch of %d channels x %d rows x %d columns; a tensor copy takes at most %d along an axis", s.tc, d.rows,
+                             d.cols, MOST_BOX)
+    end
+    wrong = rest and rest(d)
+    if wrong then return wrong end
+    if d.smem > t.smem_block then return string.format("%d bytes of shared memory; at most %d", d.smem, t.smem_block) end
+    if s.wide == 0 and p.wide then return "an image of 2^31 elements or more needs wide=1" end
+    if cost.occupancy(t, d.threads, d.registers, d.smem) < 1 then return "the registers of a block do not fit" end
+end
+
+-- Multiples of `unit` that are worth considering along an axis of `length` outputs: all of it if that is at most `most`, and parts.
+local function extents(length, unit, most, parts)
+    local list, whole = {}, roundup(length, unit)
+    if whole <= most then list[1] = whole end
+    for _, part in ipairs(parts) do
+        if part % unit == 0 and part < whole and part <= most then list[#list + 1] = part end
+    end
+    return list
+end
+
+-- The ways of copying that this image allows, each with the bytes of a load.
+local function copies(p, t)
+    local generation = tonumber(string.match(t.arch, "%d+"))
+    local bulk, tensor = generation >= 90, generation >= 90 and generation < 120   -- ptxas keeps a word in local memory for sm_120's
+    if p.layout == "nhwc" then
+        local vec = power_in(p.c * p.bytes, 16)
+        return tensor and vec == 16 and { { TENSOR, 16 } } or { { ASYNC, vec } }
+    end
+    local vec, list = power_in(p.w * p.bytes, 16), {}
+    if bulk and vec == 16 then list[1] = { LINES, 16 } end
+    if tensor and vec == 16 then list[2] = { TENSOR, 16 } end
+    if bulk and vec < 16 and p.h * p.w <= 1600 and p.p * p.q <= 1600 then list[1] = { PLANES, vec } end
+    list[#list + 1] = { ASYNC, vec }
+    return list
+end
+
+local LEAST_OUTPUTS <const>, MOST_OUTPUTS <const> = 1000, 20000   -- of a tile, if there are enough channels
+
+-- Channels of a tile with that many pixels: powers of two, which for whole planes make multiples of 16 bytes.
+local function channels(p, copy, pixels)
+    local list, nhwc = {}, p.layout == "nhwc"
+    for _, tc in ipairs(nhwc and { 16, 32, 64 } or { 1, 2, 4, 8, 16, 32 }) do
+        local whole = p.c % tc == 0 and tc * p.h * p.w * p.bytes % 16 == 0 and tc * p.kg * p.p * p.q * p.bytes % 16 == 0
+        local size = tc * pixels
+        local fits = (size >= LEAST_OUTPUTS or 2 * tc > p.c or p.n == 1) and (size <= MOST_OUTPUTS or tc == 1)
+        if fits and tc < 2 * p.c and (copy ~= PLANES or whole) then list[#list + 1] = tc end
+    end
+    if nhwc and (p.c < 16 or #list == 0) then list[#list + 1] = 8 end
+    return list
+end
+
+-- Rows and columns of a thread or warp.
+local function outputs(p, mm)
+    if mm == BAND then
+        local list = {}
+        for _, ct in ipairs { 64, 32, 16, 8 } do
+            if ct < 2 * p.q + 8 and #list < 2 then list[#list + 1] = { 16, ct } end
+        end
+        return list
+    elseif mm == DIAGONAL then
+        local ct = (roundup(p.q, 16) - p.q) * 8 > p.q and 8 or 16
+        return p.p >= 16 and { { 4, ct }, { 2, ct }, { 7, ct } } or { { 2, ct }, { 4, ct } }
+    elseif p.r * p.s > 150 then
+        return { { 1, 8 }, { 1, 16 }, { 2, 8 } }
+    elseif p.layout == "nhwc" then
+        return { { 4, 4 }, { 2, 7 }, { 4, 8 }, { 2, 4 }, { 7, 4 } }
+    end
+    return { { 4, 4 }, { 8, 4 }, { 2, 4 }, { 7, 4 } }
+end
+
+-- Up to 8 warps that share items with the least waste; more if it is the same.
+local function balanced(items)
+    local best, least = 1, math.huge
+    for warps = min(items, 8), 1, -1 do
+        local waste = ceildiv(items, warps) * warps / items
+        if waste < least - 0.04 then best, least = warps, waste end
+    end
+    return best
+end
+
+function depthwise.candidates(p, t)
+    local list, nhwc = {}, p.layout == "nhwc"
+    local wide = p.wide and 1 or 0
+    local mm = p.bytes == 4 and FMA or nhwc and p.kg == 1 and p.r * ceildiv(p.s, 2) <= 32 and DIAGONAL or BAND
+    for _, way in ipairs(copies(p, t)) do
+        local copy, vec = mm == BAND and nhwc and ASYNC or way[1], way[2]
+        local across = copy >= PLANES and 1 << 20 or (nhwc or p.q <= 64) and 64 or copy == TENSOR and 128 or 512
+        for _, output in ipairs(outputs(p, mm)) do
+            local rt, ct = output[1], output[2]
+            local unit_p = mm == DIAGONAL and rt * 16 // ct or mm == BAND and 1 or rt
+            for _, tq in ipairs(copy >= PLANES and { roundup(p.q, ct) } or extents(p.q, ct, across, nhwc and { 8, 14, 16, 32 } or { 64, 128 })) do
+                for _, tp in ipairs(copy == PLANES and { roundup(p.p, unit_p) } or extents(p.p, unit_p, 64, nhwc and { 4, 8, 14, 16 } or { 16, 32 })) do
+                    for _, tc in ipairs(channels(p, copy, tp * tq)) do
+                        local items = mm == BAND and tc * p.kg * ceildiv(tp, 16) * (tq // ct) or
+                                      mm == DIAGONAL and tp // unit_p * (tq // ct) * ceildiv(tc, 32) or
+                                      ceildiv(tc * p.kg * (tp // rt) * (tq // ct), 32)
+                        local warps = balanced(items)
+                        for _, stages in ipairs(mm == BAND and nhwc and { 1 } or { 2, 1 }) do
+                            list[#list + 1] = { mm = mm, copy = copy, tc = tc, ni = 1, tp = tp, tq = tq, rt = rt, ct = ct, warps = warps,
+                                                vec = vec, stages = stages, wide = wide }
+                        end
+                    end
+                end
+            end
+        end
+    end
+    return list
+end
+
+-- What a tile costs: instructions of all warps, shared-memory wavefronts, and instructions of the busiest warp.
+local works <const> = {}   -- by mm
+
+works[FMA] = function(p, s, d, nhwc)
+    local outputs = s.rt * s.ct
+    local windows = d.unrolled and min(s.rt * p.r, (s.rt - 1) * p.stride_h + (p.r - 1) * p.dil_h + 1) or s.rt * p.r
+    local reads = windows * (nhwc and d.window or d.window // 4) + p.r * (nhwc and p.s or d.tap_pitch // 4)
+    local issue = outputs * p.r * p.s + reads + outputs * (nhwc and 4 or s.ct == 4 and p.q % 4 == 0 and 2 or 8) + 70
+    local waves = reads * 4 * min(2, max(1, s.ct * p.stride_w // 4))
+    if nhwc then
+        -- the pixels that a warp reads at a time lie `apart` words from each other
+        local pixels, apart, turns = ceildiv(32, s.tc), s.ct * p.stride_w * s.tc % 32, 1
+        while turns < pixels and turns * apart % 32 ~= 0 do turns = turns + 1 end
+        waves = reads * ceildiv(pixels, turns)
+    end
+    local warps = ceildiv(d.items, 32)
+    return warps * issue, warps * waves, ceildiv(d.items, d.threads) * issue
+end
+
+works[BAND] = function(p, s, d, nhwc)
+    local rows = p.r * (2 * d.steps + ceildiv(d.blocks, 2) + s.ct // 8 * d.steps + 4)
+    local width = p.q % 8 == 0 and 8 or p.q % 4 == 0 and 4 or p.q % 2 == 0 and 2 or 1
+    local issue = rows + 16 * s.ct // 8 + 80
+    if not nhwc then issue = issue + 16 * s.ct // width // 32 * 10 + 20 end
+    local waves = p.r * (2 * d.steps + 2 * d.blocks * min(2, p.stride_h)) + 2 * s.ct
+    local out = 0
+    if nhwc then out = s.ni * s.tp * s.tq // 2 * (d.filters // d.k_elements) // 32 * (40 + 3 * d.k_elements) end
+    return d.items * issue + out, d.items * waves + out // 3, ceildiv(d.items, s.warps) * issue + out // s.warps
+end
+
+works[DIAGONAL] = function(p, s, d)
+    local rows = min(s.rt * p.r, (s.rt - 1) * p.stride_h + (p.r - 1) * p.dil_h + 1)
+    local taps = p.r * d.tap_pairs
+    local stores = s.rt * d.warp_c // (2 * d.k_elements)
+    local address = d.cols % 8 == 0 and 1.3 or 5   -- instructions for the operand of a product
+    local issue = d.warp_c // 8 * (5 * taps + rows * d.tap_pairs * address + s.rt * taps + 14 * s.rt + 30) + 14 * stores + 60
+    local waves = d.warp_c // 8 * (taps + rows * d.tap_pairs * 4 * min(2, p.stride_w) + 2 * s.rt) + 8 * stores
+    return d.items * issue, d.items * waves, ceildiv(d.items, s.warps) * issue
+end
+
+-- Instructions of all warps for the loads of a tile.
+local function loading(p, s, d, nhwc)
+    if s.copy == TENSOR then return 40 end
+    if s.copy == LINES then return 60 + ceildiv(s.ni * s.tc * d.rows, 32) * 40 end
+    if s.copy == PLANES then return s.ni * s.tc * d.most_h * max(8, ceildiv(d.most_w, d.elements)) // 32 * 14 end
+    local loads = nhwc and s.ni * d.rows * d.cols * s.tc // d.elements or s.ni * s.tc * d.rows * ceildiv(d.cols, d.elements)
+    if s.mm == BAND and nhwc then return loads // 32 * (25 + d.elements) end
+    return loads // 32 * 26
+end
+
+-- Bytes that memory and the L2 cache move, which is in sectors.
+local function bytes_moved(p, s, d, nhwc, tiles)
+    local moved = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
+    if nhwc then
+        local waste = max(1, SECTOR / (s.tc * p.bytes))
+        return moved * (waste > 1 and 1.5 or 1), tiles * s.ni * d.rows * d.needed * s.tc * p.bytes * waste + p.n * p.k * p.p * p.q * p.bytes * waste
+    end
+    local row = roundup(d.needed * p.bytes, SECTOR) + (s.copy == PLANES and 0 or SECTOR)
+    return moved, tiles * s.ni * s.tc * d.rows * row + p.n * p.k * p.p * p.q * p.bytes
+end
+
+-- Fitted to 1,450 measurements on an H200.
+local LAUNCH_US <const> = 4.6         -- of a kernel whose blocks have next to nothing to do
+local START <const> = 2900            -- clocks before a block's first tile is there, and after its last
+local LATENCY <const> = 670           -- clocks that a copy takes, where it does not run ahead, and what the barriers around a tile take
+local BARRIERS <const> = 650
+local WAVE <const> = 0.56             -- clocks of a wavefront
+local OVERLAP_LOSS <const> = 0.49     -- the part of the shorter of work and memory time that adds to the longer
+local MEMORY <const>, L2 <const> = 0.876, 0.71   -- of the bandwidths
+-- clocks of a multiprocessor, and of a warp alone, for an instruction
+local ISSUE <const> = { [FMA] = 0.21, [BAND] = 0.34, [DIAGONAL] = 0.62 }
+local ALONE <const> = { [FMA] = 2.6, [BAND] = 5.8, [DIAGONAL] = 3.6 }
+
+function depthwise.time(p, t, s)
+    local d = shape(p, s, t)
+    local nhwc = p.layout == "nhwc"
+    local tiles = ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq) * d.tiles_c
+    local issue, waves, longest = works[s.mm](p, s, d, nhwc)
+    local loads = loading(p, s, d, nhwc)
+    local together = min(d.resident, ceildiv(tiles, t.sms))
+    -- all resident blocks' instructions, or a block's own steps
+    local alone = (longest + loads // s.warps) * max(ALONE[s.mm], s.warps * ISSUE[s.mm]) + BARRIERS + (s.stages == 1 and LATENCY or 0)
+    local round = max(together * (issue + loads) * ISSUE[s.mm], together * waves * WAVE, alone)
+    local compute = (ceildiv(tiles, t.sms * together) * round + START) / t.clock
+    local memory, cached = bytes_moved(p, s, d, nhwc, tiles)
+    local traffic = max(memory / (MEMORY * t.bandwidth), cached / (L2 * t.l2_bandwidth))
+    return LAUNCH_US + 1e6 * (max(compute, traffic) + OVERLAP_LOSS * min(compute, traffic))
+end
+
+local COPIES <const> = { [ASYNC] = "", [TENSOR] = " by tensor copies", [PLANES] = " by bulk copies of planes",
+                           [LINES] = " by bulk copies of rows" }
+local WAYS <const> = { [FMA] = "FMAs", [BAND] = "banded matrices", [DIAGONAL] = "diagonal matrices" }
+
+function depthwise.explain(p, s)
+    return string.format("%s; tiles of %d channels x %d images x %d rows x %d columns, %d in shared memory%s; %dx%d outputs a %s, %d warps",
+                         WAYS[s.mm], s.tc, s.ni, s.tp, s.tq, s.stages, COPIES[s.copy], s.rt, s.ct,
+                         s.mm == FMA and "thread" or "warp", s.warps)
+end
+
+-- How tensor copies see x.
+local function map_of(p, s, d)
+    local function bytes(...) return table.concat({ tostring(p.bytes), ... }, " * ") end
+    local arg = { kind = "tensor_map", tensor = "input", element = p.math == "tf32" and "f32" or p.math }
+    if p.layout == "nchw" then
+        arg.dims, arg.box = { "W", "H", tostring(p.c), "N" }, { d.pitch, d.rows, s.tc, s.ni }
+        arg.strides = { bytes("W"), bytes("H", "W"), bytes(tostring(p.c), "H", "W") }
+    else
+        arg.dims, arg.box = { tostring(p.c), "W", "H", "N" }, { s.tc, d.cols, d.rows, s.ni }
+        arg.strides = { bytes(tostring(p.c)), bytes(tostring(p.c), "W"), bytes(tostring(p.c), "H", "W") }
+        if s.mm == DIAGONAL and s.tc > 8 then arg.swizzle = s.tc * p.bytes end
+    end
+    return arg
+end
+
+function depthwise.launch(p, t, s)
+    local d = shape(p, s, t)
+    local call <const> = launch.arg
+    local tiles_n, tiles_p, tiles_q = string.format("ceildiv(N, %d)", s.ni), string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", s.tq)
+    local tiles = string.format("%s * %s * %s * %d", tiles_n, tiles_p, tiles_q, d.tiles_c)
+    local blocks = t.sms * d.resident
+    if p.layout == "nhwc" and blocks > d.tiles_c then blocks = blocks // d.tiles_c * d.tiles_c end   -- each keeps its channels
+    local requires = launch.requires(p, d.rows, d.pitch, s.wide == 1)
+    if p.layout == "nchw" and d.elements > 1 then
+        requires[#requires + 1] = { expr = string.format("W %% %d == 0", d.elements),
+                                    why = string.format("rows must be multiples of %d bytes", s.vec) }
+    end
+    if s.copy == PLANES then
+        requires[#requires + 1] = { expr = string.format("P <= %d && Q <= %d", s.tp, s.tq), why = "a tile must hold whole planes" }
+        requires[#requires + 1] = {
+            expr = string.format("%d * H * W %% 16 == 0 && %d * P * Q %% 16 == 0", s.tc * p.bytes, d.filters * p.bytes),
+            why = "the planes of a tile must be multiples of 16 bytes",
+        }
+    end
+    if s.copy == LINES then
+        requires[#requires + 1] = { expr = string.format("Q <= %d && W <= %d", s.tq, d.pitch - d.shift - p.pad_left), why = "a tile must hold whole rows" }
+    end
+    return {
+        template = "conv2d_depthwise.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16, requires = requires, workspace = "0",
+        launches = { {
+            suffix = "", block = { d.threads, 1, 1 }, smem = tostring(d.smem),
+            grid = { string.format("min(%d, %s)", blocks, tiles), "1", "1" },
+            args = launch.args(p, { s.copy == TENSOR and map_of(p, s, d) or call("input"), call("weights") },
+                               { "N", "H", "W", "P", "Q", tiles_n, tiles_p, tiles_q, tiles }),
+        } },
+    }
+end
+
+return depthwise

@@ -1,0 +1,100 @@
+/* pointwise.c: random problems of 1x1 filters on random parameters of `pointwise`, exact on the emulated device in three thread
+ * orders, copies at issue and as late as they may; and some on numbers with fractions. */
+#include "differential.h"
+
+enum { KERNELS = 30, SIZES = 3, DRAWS = 200, PLANE = 60 /* pixels of images that are fetched whole */ };
+
+static int64_t one_of(rng *r, const int64_t *values, int n) { return values[rng_range(r, 0, n - 1)]; }
+#define ONE_OF(r, ...) one_of(r, (const int64_t[]){ __VA_ARGS__ }, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)))
+
+static void draw_pointwise(rng *r, convjit_problem *p)
+{
+    draw_tuple(r, p);
+    p->r = p->s = p->groups = 1;
+    p->pad_top = p->pad_left = p->pad_bottom = p->pad_right = 0;
+    p->c = ONE_OF(r, 1, 2, 3, 8, 16, 20, 32, 33, 36, 40, 64, 65, 72, 128, 130, 200, 256);
+    p->k = ONE_OF(r, 1, 3, 4, 8, 16, 21, 32, 40, 64, 66, 96, 128, 150);
+    if (p->math == CONVJIT_F32 && p->c < 32) p->c += 32;
+}
+
+/* Parameters that are often possible; `check` refuses the others. */
+static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t size)
+{
+    int64_t tk = 16 << rng_range(r, 0, 3), tp = 16 << rng_range(r, 0, 3);
+    int64_t wk = tk / ONE_OF(r, 16, 32, 64), wp = tp / ONE_OF(r, 16, 32, 64);
+    bool nhwc = p->layout == CONVJIT_NHWC, wgmma = rng_chance(r, 40);
+    if (wgmma) { /* warpgroups along the rows of the product */
+        int64_t groups = rng_range(r, 1, 2), rows = 64 * groups * rng_range(r, 1, 2);
+        if (nhwc || convjit_element_size(p->math) == 4) wk = 1, wp = 4 * groups, tp = rows;
+        else wk = 4 * groups, wp = 1, tk = rows;
+    }
+    int images = !nhwc && rng_chance(r, 30) ? (int)rng_range(r, 1, 3) : 0;
+    int split = rng_chance(r, 75) ? 1 : 1 << rng_range(r, 1, 3);
+    snprintf(text, size, "pointwise:tk=%d,tp=%d,wk=%d,wp=%d,cb=%d,st=%d,pv=%d,hold=%d,wg=%d,sp=%d,ni=%d,pl=%d", (int)tk, (int)tp, (int)wk, (int)wp,
+             (int)ONE_OF(r, 64, 128, 128), (int)rng_range(r, 2, 5),
+             nhwc ? 1 : 1 << rng_range(r, 0, images ? 1 : convjit_element_size(p->math) == 2 ? 3 : 2), split == 1 && rng_chance(r, 50), wgmma, split, images, images ? PLANE : 0);
+}
+
+/* Changes height and width to what the kernel requires. */
+static void fit(convjit_problem *p, const char *schedule)
+{
+    const int pv = atoi(strstr(schedule, "pv=") + 3), images = atoi(strstr(schedule, "ni=") + 3), tp = atoi(strstr(schedule, "tp=") + 3);
+    if (images) {
+        if (pv > 1) p->h = p->stride_h + 1; /* two rows of outputs */
+        while (p->h > 1 && pv == 1 && (p->h * p->w > PLANE || images * convjit_problem_p(p) * convjit_problem_q(p) > tp)) p->h--;
+        while (p->w > 1 && (p->h * p->w > PLANE || images * convjit_problem_p(p) * convjit_problem_q(p) > tp)) p->w--;
+    }
+    while (convjit_problem_p(p) * convjit_problem_q(p) % pv != 0) p->w++;
+}
+
+/* One kernel on several sizes: often no more than one tile, sometimes several. Returns 0 if it cannot be. */
+static int one_kernel(convjit *cj, rng *r, bool exact)
+{
+    convjit_problem p;
+    char schedule[256], text[512];
+    draw_pointwise(r, &p);
+    draw_parameters(r, &p, schedule, sizeof schedule);
+    for (int i = 0; i < SIZES; i++) {
+        draw_sizes(r, &p, i ? 300e3 : 60e3);
+        if (rng_chance(r, 30)) p.n = rng_range(r, 2, 9);
+        fit(&p, schedule);
+        char used[256] = "";
+        cj_check result = { 0 };
+        convjit_status s = run_problem(cj, &p, schedule, exact, rng_next(r), 0, &result, used);
+        if (s == CONVJIT_INVALID && strstr(convjit_errmsg(), "schedule pointwise")) return 0;
+        convjit_problem_format(&p, text, sizeof text);
+        CHECK_THAT(!s && result.wrong == 0 && result.of > 0, "%s %s: %s; %llu wrong of %llu: %s", text, schedule,
+                   s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
+    }
+    return 1;
+}
+
+int main(void)
+{
+    static const struct { const char *order, *async; bool exact; } runs[] = { { "forward", "wait", true }, { "reverse", "issue", true },
+        { "seed:5", "wait", true }, { "forward", "wait", false } };
+    enum { RUNS = sizeof runs / sizeof *runs };
+    const char *given = getenv("CONVJIT_TEST_KERNELS");
+    int wanted = given ? atoi(given) : KERNELS, kernels = 0;
+    rng r = { test_seed() };
+    printf("seed %llu\n", (unsigned long long)r.state);
+    char directory[] = "/tmp/convjit-test-XXXXXX", command[128];
+    if (!mkdtemp(directory)) return 1;
+    for (int i = 0; i < RUNS; i++) {
+        setenv("CONVJIT_EMU_ORDER", runs[i].order, 1);
+        setenv("CONVJIT_EMU_ASYNC", runs[i].async, 1);
+        convjit_config config = { .size = sizeof config, .device = CONVJIT_EMU, .cache_dir = directory };
+        convjit *cj = NULL;
+        CHECK_OK(convjit_open(&cj, &config));
+        if (!cj) break;
+        for (int n = 0, draws = 0; n < wanted && draws < DRAWS * wanted; draws++) {
+            int one = one_kernel(cj, &r, runs[i].exact);
+            n += one, kernels += one;
+        }
+        convjit_close(cj);
+    }
+    CHECK_THAT(kernels == RUNS * wanted, "%d kernels; %d are wanted", kernels, RUNS * wanted);
+    snprintf(command, sizeof command, "rm -rf %s", directory);
+    if (system(command) != 0) fprintf(stderr, "could not remove %s\n", directory);
+    return check_done("emu/pointwise");
+}
