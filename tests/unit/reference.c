@@ -293,7 +293,7 @@ static void test_bound(void)
     data d = make("n1c100h1w1k1r1s1_tf32", false, 1);
     for (int i = 0; i < 100; i++)
         ((float *)d.tensor[0])[i] = ((float *)d.tensor[1])[i] = 1;
-    static const struct { double y; int wrong; } cases[] = { { 100.19, 0 }, { 99.81, 0 }, { 100.21, 1 }, { 99.79, 1 } };
+    static const struct { double y; int wrong; } cases[] = { { 100.09, 0 }, { 99.91, 0 }, { 100.11, 1 }, { 99.89, 1 } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cj_check found;
         *(float *)d.tensor[4] = (float)cases[i].y;
