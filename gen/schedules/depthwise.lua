@@ -255,17 +255,18 @@ function depthwise.check(p, t, s)
     if cost.occupancy(t, d.threads, d.registers, d.smem) < 1 then return "the registers of a block do not fit" end
 end
 
--- Multiples of `unit` that are worth considering along an axis of `length` outputs: all of it if that is at most `most`, and parts.
+-- Multiples of `unit` that are worth considering along an axis of `length` outputs: all of it if that is at most `most`, and parts;
+-- multiples of 7 for multiples of 7.
 local function extents(length, unit, most, parts)
     local list, whole = {}, roundup(length, unit)
     if whole <= most then list[1] = whole end
     for _, part in ipairs(parts) do
-        if part % unit == 0 and part < whole and part <= most then list[#list + 1] = part end
+        if part % unit == 0 and part < whole and part <= most and (part % 7 ~= 0 or length % 7 == 0 or unit % 7 == 0) then list[#list + 1] = part end
     end
     return list
 end
 
--- The ways of copying that this image allows, each with the bytes of a load.
+-- The ways of copying that this image allows, best first, each with the bytes of a load.
 local function copies(p, t)
     local generation = tonumber(string.match(t.arch, "%d+"))
     local bulk, tensor = generation >= 90, generation >= 90 and generation < 120   -- ptxas keeps a word in local memory for sm_120's
@@ -273,12 +274,11 @@ local function copies(p, t)
         local vec = power_in(p.c * p.bytes, 16)
         return tensor and vec == 16 and { { TENSOR, 16 } } or { { ASYNC, vec } }
     end
-    local vec, list = power_in(p.w * p.bytes, 16), {}
-    if bulk and vec == 16 then list[1] = { LINES, 16 } end
-    if tensor and vec == 16 then list[2] = { TENSOR, 16 } end
-    if bulk and vec < 16 and p.h * p.w <= 1600 and p.p * p.q <= 1600 then list[1] = { PLANES, vec } end
-    list[#list + 1] = { ASYNC, vec }
-    return list
+    local vec = power_in(p.w * p.bytes, 16)
+    if vec == 16 and p.q <= 128 and tensor then return { { TENSOR, 16 } } end
+    if vec == 16 and p.q <= 1024 and bulk then return { { LINES, 16 } } end
+    if vec < 16 and p.h * p.w <= 1600 and p.p * p.q <= 1600 and bulk then return { { PLANES, vec }, { ASYNC, vec } } end
+    return { { ASYNC, vec } }
 end
 
 local LEAST_OUTPUTS <const>, MOST_OUTPUTS <const> = 1000, 20000   -- of a tile, if there are enough channels
@@ -292,7 +292,7 @@ local function channels(p, copy, pixels)
         local fits = (size >= LEAST_OUTPUTS or 2 * tc > p.c or p.n == 1) and (size <= MOST_OUTPUTS or tc == 1)
         if fits and tc < 2 * p.c and (copy ~= PLANES or whole) then list[#list + 1] = tc end
     end
-    if nhwc and (p.c < 16 or #list == 0) then list[#list + 1] = 8 end
+    if nhwc and (p.c < 16 or #list == 0 or p.r * p.s > 150) then list[#list + 1] = 8 end
     return list
 end
 
@@ -310,9 +310,10 @@ local function outputs(p, mm)
     elseif p.r * p.s > 150 then
         return { { 1, 8 }, { 1, 16 }, { 2, 8 } }
     elseif p.layout == "nhwc" then
-        return { { 4, 4 }, { 2, 7 }, { 4, 8 }, { 2, 4 }, { 7, 4 } }
+        return p.p % 7 == 0 and { { 4, 4 }, { 2, 7 }, { 2, 4 }, { 7, 4 } } or { { 4, 4 }, { 4, 8 }, { 2, 4 } }
     end
-    return { { 4, 4 }, { 8, 4 }, { 2, 4 }, { 7, 4 } }
+    if p.p % 7 == 0 then return p.r >= 7 and { { 4, 4 }, { 7, 4 } } or { { 4, 4 }, { 2, 4 } } end
+    return { { 4, 4 }, { 8, 4 }, { 2, 4 } }
 end
 
 -- Up to 8 warps that share items with the least waste; more if it is the same.
@@ -325,31 +326,45 @@ local function balanced(items)
     return best
 end
 
+-- Whether one of the candidates can be.
+local function any_possible(p, t, list)
+    for _, s in ipairs(list) do
+        if not depthwise.check(p, t, s) then return true end
+    end
+    return false
+end
+
 function depthwise.candidates(p, t)
     local list, nhwc = {}, p.layout == "nhwc"
-    local wide = p.wide and 1 or 0
     local mm = p.bytes == 4 and FMA or nhwc and p.kg == 1 and p.r * ceildiv(p.s, 2) <= 32 and DIAGONAL or BAND
+    local depths   -- stages
+    -- Tiles of `copy`, with rt x ct outputs of a thread or warp, and a multiple of unit_p rows.
+    local function add(copy, vec, rt, ct, unit_p, tp, tq)
+        for _, tc in ipairs(channels(p, copy, tp * tq)) do
+            local items = mm == BAND and tc * p.kg * ceildiv(tp, 16) * (tq // ct) or
+                          mm == DIAGONAL and tp // unit_p * (tq // ct) * ceildiv(tc, 32) or
+                          ceildiv(tc * p.kg * (tp // rt) * (tq // ct), 32)
+            local warps = balanced(items)
+            for _, stages in ipairs(depths) do
+                list[#list + 1] = { mm = mm, copy = copy, tc = tc, ni = 1, tp = tp, tq = tq, rt = rt, ct = ct, warps = warps, vec = vec,
+                                    stages = stages, wide = p.wide and 1 or 0 }
+            end
+        end
+    end
     for _, way in ipairs(copies(p, t)) do
         local copy, vec = mm == BAND and nhwc and ASYNC or way[1], way[2]
-        local across = copy >= PLANES and 1 << 20 or (nhwc or p.q <= 64) and 64 or copy == TENSOR and 128 or 512
+        depths = nhwc and (mm == BAND or mm == FMA and p.r * p.s <= MOST_TAPS) and { 1 } or copy == LINES and { 3, 2, 1 } or { 2, 1 }
+        local widest = copy >= PLANES and math.huge or nhwc and 64 or copy == TENSOR and 128 or 512
         for _, output in ipairs(outputs(p, mm)) do
             local rt, ct = output[1], output[2]
             local unit_p = mm == DIAGONAL and rt * 16 // ct or mm == BAND and 1 or rt
-            for _, tq in ipairs(copy >= PLANES and { roundup(p.q, ct) } or extents(p.q, ct, across, nhwc and { 8, 14, 16, 32 } or { 64, 128 })) do
-                for _, tp in ipairs(copy == PLANES and { roundup(p.p, unit_p) } or extents(p.p, unit_p, 64, nhwc and { 4, 8, 14, 16 } or { 16, 32 })) do
-                    for _, tc in ipairs(channels(p, copy, tp * tq)) do
-                        local items = mm == BAND and tc * p.kg * ceildiv(tp, 16) * (tq // ct) or
-                                      mm == DIAGONAL and tp // unit_p * (tq // ct) * ceildiv(tc, 32) or
-                                      ceildiv(tc * p.kg * (tp // rt) * (tq // ct), 32)
-                        local warps = balanced(items)
-                        for _, stages in ipairs(mm == BAND and nhwc and { 1 } or { 2, 1 }) do
-                            list[#list + 1] = { mm = mm, copy = copy, tc = tc, ni = 1, tp = tp, tq = tq, rt = rt, ct = ct, warps = warps,
-                                                vec = vec, stages = stages, wide = wide }
-                        end
-                    end
-                end
+            local columns = extents(p.q, ct, widest, copy >= PLANES and {} or nhwc and { 8, 14, 16, 32 } or { 64, 128 })
+            local rows = copy == PLANES and { roundup(p.p, unit_p) } or extents(p.p, unit_p, 64, nhwc and { 4, 8, 14, 16 } or { 8, 16, 28, 32 })
+            for _, tq in ipairs(columns) do
+                for _, tp in ipairs(rows) do add(copy, vec, rt, ct, unit_p, tp, tq) end
             end
         end
+        if any_possible(p, t, list) then break end   -- the next way serves where this one cannot
     end
     return list
 end
@@ -411,21 +426,27 @@ local function bytes_moved(p, s, d, nhwc, tiles)
         local waste = max(1, SECTOR / (s.tc * p.bytes))
         return moved * (waste > 1 and 1.5 or 1), tiles * s.ni * d.rows * d.needed * s.tc * p.bytes * waste + p.n * p.k * p.p * p.q * p.bytes * waste
     end
-    local row = roundup(d.needed * p.bytes, SECTOR) + (s.copy == PLANES and 0 or SECTOR)
+    local row = roundup(d.needed * p.bytes, SECTOR) + (s.copy >= PLANES and 0 or SECTOR)
     return moved, tiles * s.ni * s.tc * d.rows * row + p.n * p.k * p.p * p.q * p.bytes
 end
 
--- Fitted to 1,450 measurements on an H200.
-local LAUNCH_US <const> = 4.6         -- of a kernel whose blocks have next to nothing to do
-local START <const> = 2900            -- clocks before a block's first tile is there, and after its last
-local LATENCY <const> = 670           -- clocks that a copy takes, where it does not run ahead, and what the barriers around a tile take
-local BARRIERS <const> = 650
-local WAVE <const> = 0.56             -- clocks of a wavefront
-local OVERLAP_LOSS <const> = 0.49     -- the part of the shorter of work and memory time that adds to the longer
-local MEMORY <const>, L2 <const> = 0.876, 0.71   -- of the bandwidths
+-- Fitted to 2,200 measurements on an H200.
+local LAUNCH_US <const> = 5.0         -- of a kernel whose blocks have next to nothing to do
+local START <const> = 2400            -- clocks before a block's first tile is there, and after its last
+local LATENCY <const> = 720           -- clocks that a copy takes, where it does not run ahead, and what the barriers around a tile take
+local BARRIERS <const> = 510
+local WAVE <const> = 0.59             -- clocks of a wavefront
+local OVERLAP_LOSS <const> = 0.54     -- the part of the shorter of work and memory time that adds to the longer
+local MEMORY <const>, L2 <const> = 1.12, 1.1   -- of the bandwidths, where nothing else takes time
 -- clocks of a multiprocessor, and of a warp alone, for an instruction
-local ISSUE <const> = { [FMA] = 0.21, [BAND] = 0.34, [DIAGONAL] = 0.62 }
-local ALONE <const> = { [FMA] = 2.6, [BAND] = 5.8, [DIAGONAL] = 3.6 }
+local ISSUE <const> = { [FMA] = 0.18, [BAND] = 0.27, [DIAGONAL] = 0.5 }
+local ALONE <const> = { [FMA] = 2.5, [BAND] = 5.7, [DIAGONAL] = 2.2 }
+
+-- How many times as long the L2 cache takes for rows, or for runs of channels, that are not long and aligned.
+local function scattering(p, s, nhwc)
+    local run = s.tc * p.bytes
+    return s.copy == LINES and 1.2 or not nhwc and 1.6 or run > 128 and 1 or run > 64 and 1.15 or run > 32 and 1.24 or 1.66
+end
 
 function depthwise.time(p, t, s)
     local d = shape(p, s, t)
@@ -439,7 +460,7 @@ function depthwise.time(p, t, s)
     local round = max(together * (issue + loads) * ISSUE[s.mm], together * waves * WAVE, alone)
     local compute = (ceildiv(tiles, t.sms * together) * round + START) / t.clock
     local memory, cached = bytes_moved(p, s, d, nhwc, tiles)
-    local traffic = max(memory / (MEMORY * t.bandwidth), cached / (L2 * t.l2_bandwidth))
+    local traffic = max(memory / (MEMORY * t.bandwidth), cached * scattering(p, s, nhwc) / (L2 * t.l2_bandwidth))
     return LAUNCH_US + 1e6 * (max(compute, traffic) + OVERLAP_LOSS * min(compute, traffic))
 end
 

@@ -182,6 +182,7 @@ function few_channels.check(p, t, s)
     if d.patches < 1 then
         return string.format("a patch of %d bytes and %d bytes of weights and stores do not fit", d.parts * d.patch_bytes, d.fixed_bytes)
     end
+    if p.math == "f32" and d.patches < 2 then return "with room for a single patch, strict f32 is slower than by FMA" end
     if d.line_bytes * p.stride_h > 0x3fff * 16 then return "a patch line is longer than shared memory" end
 end
 
@@ -194,11 +195,11 @@ function few_channels.candidates(p, t)
         local least = { tk = tk, tp = 1, tq = 64, mi = 1, wg = 2 }
         if not few_channels.check(p, t, least) then
             sizes = sizes + 1
-            for _, tp in ipairs { 1, 2, 4 } do
+            for _, tp in ipairs { 1, 2, 3, 4 } do
                 for _, tq in ipairs { 64, 128, 256 } do
                     for mi = 1, tq > 64 and 2 or 1 do
                         if (tp == 1 or tp < 2 * p.p) and (tq == 64 or tq < p.q + 64) then
-                            local wg = mi * tk // 2 * sums <= CONSUMER_REGISTERS[3] - OTHER_REGISTERS and 3 or 2
+                            local wg = mi == 1 and tk // 2 * sums <= CONSUMER_REGISTERS[3] - OTHER_REGISTERS and 3 or 2
                             list[#list + 1] = { tk = tk, tp = tp, tq = tq, mi = mi, wg = wg }
                         end
                     end
@@ -211,21 +212,33 @@ function few_channels.candidates(p, t)
     return list
 end
 
+-- Clocks of a multiprocessor, fitted to 108 measurements on an H200. They add up: patches, operands and what is staged all go
+-- through shared memory.
+local PIECE_CLOCKS <const>, COPY_CLOCKS <const> = 5.7, 6.2   -- of 32 pixels of a patch line, and of each of their copies
+local PRODUCT_CLOCKS <const> = 0.89                          -- for a clock of the tensor cores or of their operands
+local STAGE_CLOCKS <const> = { nchw = { 7.1, 7.1 }, nhwc = { 8.4, 6.6 } }   -- of 128 bytes that are staged and stored, for 1 and more products
+local RUN_CLOCKS <const> = 5.5                               -- of each run of columns of a filter
+local ROUND_CLOCKS <const>, ALONE <const> = 8, 1.35   -- of a piece that is rounded to TF32; for fewer units of a tile than warpgroups
+local TILE_CLOCKS <const>, FIRST_CLOCKS <const> = 10, 13200  -- of a tile, and until the first product, with the weights
+
 function few_channels.time(p, t, s)
     local d = shape(p, s, t)
     local tiles = p.n * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq)
-    local units = s.tp * min(s.tq, roundup(p.q, d.columns)) // d.columns
-    local products = s.mi * p.r * d.steps * (d.parts == 2 and 3 or 1)
-    -- of one unit: the tensor cores, and what goes through shared memory at 128 bytes a clock
-    local multiply = products * max(s.tk / 2, 16 + s.tk / 4 + 2)
-    local stage = 2 * d.columns * s.tk * p.bytes / 128
-    local fill = d.lines * d.line_bytes / (d.channels * p.bytes) / 128 * (p.c * 2 + 14) * d.parts
-    local alone = (products * s.tk / 2 + stage * 4 + 1500) * units / s.wg + 1000
-    local tile = max(units * (multiply * 1.1 + stage), fill, alone)
+    local units = s.tp * ceildiv(min(s.tq, p.q), d.columns)
+    if d.patches < 2 then units = roundup(units, s.wg) end    -- nothing to do for a warpgroup that is done before the others
+    local multiply = s.mi * p.r * d.steps * (2 * d.parts - 1) * max(s.tk / 2, 16 + s.tk / 4)
+    local store = STAGE_CLOCKS[p.layout][min(s.mi, 2)] * d.columns * s.tk * p.bytes / 128
+    if p.layout == "nchw" then store = store + RUN_CLOCKS * s.tk end
+    local pieces = d.parts * d.lines * ceildiv(d.line_bytes // (d.channels * p.bytes), 32)
+    local fill = PIECE_CLOCKS + COPY_CLOCKS * (d.rows > 0 and p.c or d.copies)
     local rounds = ceildiv(tiles, max(1, t.sms // d.tiles_k))
-    local clocks = rounds * tile + fill + 8000
+    if p.math == "tf32" then
+        fill = fill + ROUND_CLOCKS
+        if units < s.wg then fill = fill * ALONE end
+    end
+    local clocks = rounds * (units * (PRODUCT_CLOCKS * multiply + store) + pieces * fill + TILE_CLOCKS) + FIRST_CLOCKS
     local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
-    return 2.5 + 1e6 * max(clocks / t.clock, bytes / (0.9 * t.bandwidth))
+    return 2.5 + 1e6 * max(clocks / t.clock, bytes / t.bandwidth)
 end
 
 function few_channels.explain(p, s)

@@ -3,7 +3,8 @@
 -- An implicit matrix product: filters times pixels, over channels and taps. The pixels of a tile are a run of all outputs in
 -- the order of memory, across rows and images, so that small images leave no part of a tile empty; each tap's pixels are
 -- gathered afresh, 16 bytes of channels at a time, zeros where the window hangs over the edge. That wants channels innermost
--- and weights in the order of the reduction: a launch before brings them there, unless they are.
+-- and weights in the order of the reduction: launches before bring them there, unless they are; where pixels are few, each
+-- block puts its weights in order itself.
 --
 -- Where there are few tiles, the reduction is split among blocks: those of a cluster add their sums through each other's shared
 -- memory; where there are no clusters, or the parts are too many, a second launch adds them. Either way in a fixed order.
@@ -233,6 +234,8 @@ function mma.least_us(p, t)
     return CALL_US + 1e6 * max(clocks / t.clock, bytes / t.bandwidth)
 end
 
+local MEMORY <const> = 0.8   -- of the bandwidth, by what asks for it piece by piece
+
 function mma.time(p, t, s)
     local d = shape(p, s, t)
     local pixels = p.n * p.p * p.q
@@ -245,7 +248,7 @@ function mma.time(p, t, s)
     local clocks = each // resident * round_clocks(p, t, s, d, resident)
     if each % resident > 0 then clocks = clocks + round_clocks(p, t, s, d, each % resident) end
     local bytes = (p.n * p.c * p.h * p.w + p.k * pixels) * p.bytes
-    local us = CALL_US + 1e6 * max(clocks / t.clock, bytes / t.bandwidth)
+    local us = CALL_US + (p.math == "f32" and 1.08e6 or 1e6) * max(clocks / t.clock, bytes / (MEMORY * t.bandwidth))
     if d.packs or d.transposes then us = us + prepare_us(p, t, d) end
     if d.second then us = us + SUM_US + 8e6 * blocks * s.tk * s.tp / t.l2_bandwidth end
     return us

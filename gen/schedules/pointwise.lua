@@ -69,7 +69,8 @@ local function derive(p, s, t)
     d.splits = p.math == "f32" and 2 or 1   -- numbers that a float is multiplied as the sum of
     d.chunks, d.tiles_k = ceildiv(p.c, d.channels), ceildiv(p.k, s.tk)
     d.warp_k, d.warp_p = s.tk // s.wk, s.tp // s.wp
-    d.floats = s.wg == 1 and p.bytes == 4
+    -- pixels go to wgmma through registers: where their channels are not neighbours, and where their rests are wanted, too
+    d.floats = s.wg == 1 and p.bytes == 4 and (not nhwc or p.math == "f32")
     local pixel_rows = nhwc or d.floats
     d.warps_r, d.warps_c = pixel_rows and s.wp or s.wk, pixel_rows and s.wk or s.wp
     d.warp_rows, d.warp_columns = pixel_rows and d.warp_p or d.warp_k, pixel_rows and d.warp_k or d.warp_p
@@ -162,7 +163,7 @@ local SHAPES <const> = {
     { 64, 32, 4, 1 }, { 32, 64, 2, 2 }, { 32, 32, 2, 1 }, { 128, 32, 4, 1 },
 }
 local WGMMA_SHAPES <const> = {
-    { 128, 128, 8, 1 }, { 128, 256, 8, 1 }, { 256, 128, 8, 1 }, { 64, 128, 4, 1 }, { 64, 256, 4, 1 }, { 64, 64, 4, 1 }, { 128, 64, 8, 1 },
+    { 128, 128, 8, 1 }, { 128, 256, 8, 1 }, { 256, 128, 8, 1 }, { 64, 128, 4, 1 }, { 64, 64, 4, 1 }, { 128, 64, 8, 1 },
 }
 
 -- The stages that fit, for as many blocks on a multiprocessor as leave room for two rounds ahead; `blocks` of all.
@@ -192,7 +193,7 @@ function pointwise.candidates(p, t)
         s.st = stages(p, t, s, ceildiv(p.k, tk) * ceildiv(pixels, tp) * sp)
         if s.st then list[#list + 1] = s end
     end
-    local wgmma = t.arch == "sm_90a" and (nhwc or p.bytes == 4 or pv > 1 and p.stride_h * p.stride_w == 1)
+    local wgmma = t.arch == "sm_90a" and (nhwc or p.bytes == 4 or pv > 1 and p.stride_h * p.stride_w == 1 and not planes)
     for wg = 0, wgmma and 1 or 0 do
         for _, each in ipairs(wg == 1 and WGMMA_SHAPES or SHAPES) do
             local tk, wk, tp, wp = each[1], each[3], each[2], each[4]
@@ -206,7 +207,9 @@ function pointwise.candidates(p, t)
                     add(tk, tp, wk, wp, 1, wg, 1)
                 elseif CLUSTERS[t.arch] and not (wg == 1 and p.bytes == 4 and not nhwc) then
                     for _, sp in ipairs { 2, 4, 8 } do
-                        if tiles * sp <= 2 * t.sms and ceildiv(chunks, sp) * (sp - 1) < chunks then add(tk, tp, wk, wp, 0, wg, sp) end
+                        -- a cluster lies within one of the parts of the device, where the larger it is the more is left over
+                        local room = tiles * sp * (14 + sp) <= 16 * t.sms
+                        if room and ceildiv(chunks, sp) * (sp - 1) < chunks then add(tk, tp, wk, wp, 0, wg, sp) end
                     end
                 end
             end
@@ -215,23 +218,24 @@ function pointwise.candidates(p, t)
     return list
 end
 
--- Fitted to measurements on an H200, in clocks of a multiprocessor and bytes a clock.
+-- Fitted to 2,600 measurements on an H200, in clocks of a multiprocessor and bytes a clock.
 local RATE <const> = {   -- FLOP a clock and multiprocessor, by mma.sync and by wgmma
-    [0] = { f16 = 2450, bf16 = 2450, tf32 = 1340, f32 = 309 },
-    [1] = { f16 = 4100, bf16 = 4100, tf32 = 1900, f32 = 437 },
+    [0] = { f16 = 1780, bf16 = 1780, tf32 = 1040, f32 = 303 },
+    [1] = { f16 = 4100, bf16 = 4100, tf32 = 1980, f32 = 417 },
 }
-local ROUND <const> = { [0] = 536, [1] = 428 }   -- of a block alone on top of its products, by mma.sync and by wgmma
-local RESTS <const> = 245           -- more of these for the pass that writes what TF32 drops
-local LATENCY <const> = 740         -- from a copy's start to its end
-local SINGLE <const> = 14           -- of a warp's copy of one pixel a lane
-local L2_SHARE <const>, L2_ONE <const> = 1.27, 34   -- of the L2 cache's bandwidth, and bytes a clock from it to one multiprocessor
-local PART <const>, PART_WARP <const> = 217, 16     -- of a strip of sums on its way to memory, for a warp alone and for each warp
-local STORE <const> = 23            -- bytes of y a clock
-local START <const> = 2520          -- from the first instruction to the first product, and the last stores
-local CLUSTER <const> = 613         -- for each block of a cluster
-local MIX <const> = 0.56            -- the part of the shorter of products and copies that adds to the longer
-local DRAM_SHARE <const> = 0.875    -- of the memory's bandwidth
-local LAUNCH_US <const> = 5.0
+local PLANES <const> = 1.66         -- products take so much longer where pixels are gathered from whole planes
+local ROUND <const> = { [0] = 507, [1] = 365 }   -- of a block alone on top of its products, by mma.sync and by wgmma
+local RESTS <const> = 226           -- more of these for the pass that writes what TF32 drops
+local LATENCY <const> = 2020        -- from a copy's start to its end
+local SINGLE <const> = 11           -- of a warp's copy of one pixel a lane
+local L2_SHARE <const>, L2_ONE <const> = 1.27, 35.5   -- of the L2 cache's bandwidth, and bytes a clock from it to one multiprocessor
+local PART <const>, PART_WARP <const> = 264, 15       -- of a strip of sums on its way to memory, for a warp alone and for each warp
+local STORE <const> = 24            -- bytes of y a clock
+local START <const> = 2810          -- from the first instruction to the first product, and the last stores
+local CLUSTER <const> = 676         -- for each block of a cluster
+local MIX <const> = 0.44            -- the part of the shorter of products and copies that adds to the longer
+local DRAM_SHARE <const>, RUN_BYTES <const> = 0.93, 16   -- of the memory's bandwidth; what each run of y's bytes costs more
+local LAUNCH_US <const>, NHWC <const> = 4.9, 0.8   -- channels innermost take that part of what all of this says
 
 function pointwise.time(p, t, s)
     local d = shape(p, s, t)
@@ -246,7 +250,7 @@ function pointwise.time(p, t, s)
     end
     local together = min(d.resident, ceildiv(blocks, t.sms))
     local bandwidth = min(L2_ONE, L2_SHARE * t.l2_bandwidth / t.clock / min(t.sms, blocks))
-    local products = 2 * s.tk * s.tp * d.channels / RATE[s.wg][p.math]
+    local products = 2 * s.tk * s.tp * d.channels / RATE[s.wg][p.math] * (s.ni > 0 and PLANES or 1)
     local fetched = (s.ni > 0 and d.x_bytes or s.tp * s.cb) + (1 - s.hold) * d.weights_bytes
     local ahead = max(1, s.st - d.lag)
     local alone = max(LATENCY / ahead, products + ROUND[s.wg] + s.wg * (d.splits - 1) * RESTS)
@@ -254,17 +258,21 @@ function pointwise.time(p, t, s)
     if d.x_copy < 8 then fetch = fetch + together * s.tp * s.cb / (32 * d.x_copy) * SINGLE end
     local chunk = max(multiply, fetch, alone) + MIX * min(multiply, fetch)
     local store
+    local parts = d.parts * (d.transposed and 2 or 1)   -- of 512 outputs
     if s.sp == 1 then
-        store = max(PART * d.parts, together * s.tk * s.tp * p.bytes / STORE) + together * d.threads // 32 * d.parts * PART_WARP
+        store = max(PART * parts, together * s.tk * s.tp * p.bytes / STORE) + together * d.threads // 32 * parts * PART_WARP
     else
         store = 4 * PART + s.tk * s.tp * 4 / STORE + s.sp * CLUSTER
     end
     local clocks = rounds * (d.my_chunks * chunk + store) + START
     if s.hold == 1 then clocks = clocks + min(d.chunks, ahead) * d.weights_bytes * together / bandwidth end
     local read = p.layout == "nhwc" and pixels or p.n * p.p * p.w
-    local memory = 1e6 * (read * p.c + pixels * p.k + p.c * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth)
+    local run = (p.layout == "nhwc" and min(s.tk, p.k) or d.transposed and 16 or s.tp) * p.bytes
+    local memory = 1e6 * (read * p.c + pixels * p.k + p.c * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
     local busy = 1e6 * clocks / t.clock
-    return LAUNCH_US + max(busy, memory) + 0.1 * min(busy, memory)
+    local us = max(busy, memory) + 0.1 * min(busy, memory)
+    if p.layout == "nhwc" and p.math ~= "f32" then us = NHWC * us end
+    return LAUNCH_US + us
 end
 
 function pointwise.explain(p, s)

@@ -41,7 +41,7 @@ wgmma.parameters = {
 -- An FP32 FMA loop over this many products may err as much; over fewer it is more exact, and strict f32 promises no less.
 local SHORTEST_EXACT_SUM <const> = 32
 local CONSUMERS <const> = 2
-local MOST_ACCUMULATORS <const> = 176   -- registers of a consumer thread
+local MOST_ACCUMULATORS <const> = 160   -- registers of a consumer thread
 local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
 local MOST_COUNTED <const> = 1 << 30    -- pixels that may be counted in 32 bits, with room behind
 
@@ -49,9 +49,6 @@ function wgmma.applies(p, t)
     if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
     if p.math == "f32" and p.c * p.r * p.s < SHORTEST_EXACT_SUM then
         return false, string.format("a sum of %d products is more exact by FMA", p.c * p.r * p.s)
-    end
-    if p.r * p.s == 1 and p.pad_top + p.pad_left + p.pad_bottom + p.pad_right == 0 then
-        return false, "a 1x1 filter is a plain matrix product: nothing has to be packed or transposed"
     end
     if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
     return true
@@ -156,9 +153,10 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
-    -- the three warpgroups share 512 registers, a thread of each
-    d.producer_registers, d.consumer_registers = 88, 208
-    if d.accumulators * d.parts > 152 then d.producer_registers, d.consumer_registers = 56, 224 end
+    -- the three warpgroups share 512 registers, a thread of each; who fetches boxes needs few
+    local many = d.accumulators * d.parts > 144
+    d.producer_registers = d.boxes and 48 or many and 56 or 88
+    d.consumer_registers = d.boxes and 232 or many and 224 or 208
     return d
 end
 
@@ -252,13 +250,13 @@ local function parameters(base, tp, sq, ni, lw, split, box)
     return { wm = base.wm, tp = tp, sq = sq, ni = ni, cb = base.cb, lw = lw, split = split, box = box or 0 }
 end
 
--- Pixels counted along lines: as many of a product as fill the multiprocessors once, twice, three times.
+-- Pixels counted along lines: so many of a product that the tiles fill the multiprocessors once, twice, three times.
 local function add_lines(list, p, t, base, products, most_tp)
     if p.h * p.w * p.n > MOST_COUNTED then return end
     local d = shape(p, parameters(base, 8, products, 1, 8, 1), t)   -- for what does not depend on tp and lw
-    local widest = p.q <= 112 and p.q or p.layout == "nchw" and p.bytes == 2 and 112 or 256
-    local lw = roundup(widest + d.shift_w, 8)
-    if lw > 256 then return end
+    local widest = p.q <= 112 and p.q or p.layout == "nchw" and 112   -- of wide images, to store longer runs of columns
+    local lw = widest and roundup(widest + d.shift_w, 8) or 0
+    if lw == 0 or lw > 256 then return end
     local pixels = count_lines(p, { lw = lw }, d, numbers, p.n, p.h, p.w, p.p, p.q).pixels
     local known = {}
     for _, blocks in ipairs { t.sms // 4, t.sms // 2, t.sms, 2 * t.sms, 3 * t.sms } do   -- few, if others are to share them
@@ -282,9 +280,9 @@ local function add_strips(list, p, base, products, most_tp)
     end
 end
 
--- Tiles of a block, and the rounds in which the multiprocessors take them.
+-- Blocks for all tiles, and the rounds in which the multiprocessors take them. A cluster takes multiprocessors by twos.
 local function tiles_of(p, t, s, d)
-    local tiles = d.tiles_k * s.split
+    local tiles = d.tiles_k * (s.split > 1 and roundup(s.split, 2) or 1)
     if d.linear then
         tiles = tiles * ceildiv(count_lines(p, s, d, numbers, p.n, p.h, p.w, p.p, p.q).pixels, d.strips * d.pixels)
     else
@@ -305,14 +303,24 @@ function wgmma.candidates(p, t)
         local d = shape(p, s, t)
         local tiles = tiles_of(p, t, s, d)
         local split = min(d.chunks, t.sms // tiles)
-        split = split >= 8 and 8 or split >= 4 and 4 or split   -- as clusters fill a group of 16 multiprocessors
+        split = split >= 8 and 8 or split >= 4 and 4 or split >= 2 and 2 or 1   -- so clusters fill groups of 16 multiprocessors
         if split > 1 and not d.turns then list[#list + 1] = parameters(s, s.tp, s.sq, s.ni, s.lw, split, s.box) end
     end
     return list
 end
 
--- FLOP a clock and multiprocessor that the inner loop reaches.
-local RATE <const> = { f16 = 3700, bf16 = 3700, tf32 = 1850, f32 = 600 }
+-- FLOP a clock and multiprocessor that the inner loop reaches, and the part of the highest clock that it runs at.
+local RATE <const> = { f16 = 3800, bf16 = 3800, tf32 = 1950, f32 = 730 }
+local SUSTAINED <const> = 0.97
+local FETCH <const> = 20        -- bytes a clock that a multiprocessor gets from the L2 cache, with all at it
+local FEW_PAGES <const> = 48e6  -- bytes that stores may be spread over at a time before translating their addresses takes longer
+
+-- Clocks that a block takes to store a tile.
+local function store_clocks(p, d)
+    local clocks = d.tile_k * d.strips * d.pixels * p.bytes / (p.layout == "nchw" and 16 or 24) + 1500 * d.my_strips
+    if p.layout == "nchw" and p.p * p.q * p.bytes * d.tile_k > FEW_PAGES then clocks = clocks * (d.linear and p.bytes == 2 and 2 or 5) end
+    return d.linear and d.pairs and clocks * 2 or clocks   -- pairs of columns at odd places are stored one by one
+end
 
 function wgmma.time(p, t, s)
     local d = shape(p, s, t)
@@ -321,28 +329,34 @@ function wgmma.time(p, t, s)
     -- the operands of each product come from shared memory, at 128 bytes a clock
     local products = s.wm * d.strips
     local operands = products * (64 + d.pixels) * s.cb * (2 * d.parts - 1) / 128
-    local product = max(2 * products * 64 * d.pixels * d.channels / RATE[p.math], operands) + 0.15 * operands
-    local gather = d.patch_rows * (s.cb / 16) * 0.6 * d.parts + 2000
-    local round = p.r * p.s * (product + 40)
-    local fetch = p.r * p.s * d.parts * d.tile_k * s.cb + d.patch_rows * s.cb   -- from the L2 cache, 20 bytes a clock at most
-    round = max(round, fetch / 20)
-    local stores = d.tile_k * d.strips * d.pixels * p.bytes / 24 + 800
+    local product = max(2 * products * 64 * d.pixels * d.channels / RATE[p.math], 1.1 * operands)
+    local rounded = p.math == "tf32" and not d.transpose   -- by those who gather, in shared memory
+    local gather = d.boxes and d.patch_bytes / 32 + 1500 or
+                   d.patch_rows * (s.cb / 16) * ((d.parts == 2 or rounded) and 1.6 or 0.5) + 2000
+    local fetch = p.r * p.s * d.parts * d.tile_k * s.cb + d.patch_rows * s.cb
+    if d.turns and d.my_strips > 1 then   -- all factors here are measured
+        if p.layout == "nchw" then product = 1.2 * product elseif d.steps == 4 then product = 1.06 * product end
+    end
+    local round = max(p.r * p.s * (product * (d.linear and 1.05 or 1) + (d.turns and 110 or 50)), fetch / FETCH)
+    if d.boxes then round = 0.92 * round end
+    if p.stride_h * p.stride_w > 1 and not d.linear then round = 0.85 * round end
+    local stores = store_clocks(p, d)
     if d.turns then
         round = max(round, gather, stores)
     else
         round = d.patches == 2 and max(round, gather) or round + gather
     end
-    local clocks = rounds * (chunks * round + (d.turns and 100 or stores)) + gather + stores + 3000
-    if d.split then clocks = clocks + 2000 + d.staged_bytes / 16 end
-    local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
-    local us = 1e6 * max(clocks / t.clock, bytes / t.bandwidth) + 2.5
+    local clocks = rounds * (chunks * round + (d.turns and 100 or stores)) + gather + stores + 2000
+    if d.split then clocks = clocks + 1000 + d.staged_bytes / 32 end
+    local us = 1e6 * clocks / (SUSTAINED * t.clock)
+    us = max(us, 1e6 * (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes / (0.9 * t.bandwidth)) + 3.0
     -- the launches before: they reach 95 % of the bandwidth of a copy
     local moved = (1 + d.parts) * p.k * p.c * p.r * p.s * p.bytes
     if d.transpose then
         us = us + 2.0
         moved = moved + 2 * p.n * p.c * p.h * p.w * p.bytes
     end
-    return us + 2.0 + 1e6 * moved / (0.95 * t.bandwidth)
+    return us + 1.5 + 1e6 * moved / (0.95 * t.bandwidth)
 end
 
 function wgmma.explain(p, s)
@@ -388,7 +402,7 @@ function wgmma.launch(p, t, s)
     args[#args + 1] = call("i32", tiles)
     -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
     local run_bytes, runs = s.cb * p.r * p.s, d.tiles_k * d.tile_k * d.chunks
-    -- few blocks: each one's latency is what counts; many: the bytes that they have under way, and what it costs to begin one
+    -- the latency of a block counts as long as all are resident at a time, and then the bytes that they have under way
     local packed_k = runs >= 2048 and 4 * run_bytes <= 48 * 1024 and 4 or 1
     local launches = { {
         suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       4a4cdcbbb83c7208cae4734c4cdd747aa21ad9160e8c5fd5a7fb8f3a43716db9
+// key       f1bb8d641c2e7acf579c2190f9f9512e912dadd77b29d713db903dff4a94eab6
 // again     convjit dump n1c5h3w5k40r3s3_stride3_dil1x2_nhwc_residual --arch sm_90a --schedule few_channels:tk=24,tp=1,tq=64,mi=1,wg=3
 
 // What is PTX, and the emulated device has a twin of.
@@ -179,7 +179,7 @@ constexpr int CONSUMERS = 3;   // warpgroups that multiply
 // A patch has LINES lines of pixels of CHANNELS channels. Between two output columns lies a cell; a line is PHASES runs of
 // CELLS cells, whose pixels are neighbours in x.
 constexpr int CHANNELS = 8, PIXEL = CHANNELS * sizeof(Element), CELL = 32;   // bytes
-constexpr int PHASES = 3, CELLS = 65, GROUP = STRIDE_W / PHASES;   // GROUP: pixels of a cell
+constexpr int PHASES = 3, CELLS = 65;
 constexpr int LINES = 3, LINE = PHASES * CELLS * CELL, LINE_PIXELS = LINE / PIXEL;
 constexpr int PARTS = 2;   // a float is the sum of two TF32 numbers: what the hardware takes of it, and the rest
 constexpr int PATCHES = 4, PATCH_BYTES = 19456;
@@ -237,6 +237,7 @@ __device__ __forceinline__ void take_weights(unsigned char *weights, const Eleme
 // Which column of x, counted from the patch's first, pixel i of a patch line is.
 __device__ __forceinline__ int column_of(int i)
 {
+    constexpr int GROUP = STRIDE_W / PHASES;   // pixels of a cell
     return i % (CELLS * GROUP) / GROUP * STRIDE_W + i / (CELLS * GROUP) * GROUP + i % GROUP;
 }
 
@@ -397,7 +398,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_fe
                 for (int m = 0; m < PRODUCTS; m++)
 #pragma unroll
                     for (int j = 0; j < TILE_K / 2; j++) sum[m][j] = 0.0f;
-#pragma unroll 3
+#pragma unroll 1
                 for (int round = 0; round < R * ROUNDS; round++) {
 #pragma unroll
                     for (int m = 0; m < PRODUCTS; m++) wgmma_hold(acc[m]);

@@ -490,6 +490,32 @@ def check_replace(checks, device):
     checks.that(convjit.replace(alone).replaced and type(alone) is convjit.Conv2d, "a model that is a convolution")
 
 
+def check_problems(checks, device):
+    """The problems of a model are found without computing them."""
+    import convjit
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(
+        convjit.Conv2d(3, 8, 3, stride=2, padding=1, activation=("leaky_relu", 0.2)),
+        convjit.Conv2d(8, 8, (1, 3), padding="same", groups=4, bias=False),
+        convjit.Conv2d(8, 8, (1, 3), padding="same", groups=4, bias=False),
+        nn.Conv2d(8, 4, 1),
+    ).to(device)
+    x = torch.randn(2, 3, 20, 30, device=device)
+    with no_tf32():
+        found = convjit.problems(model, x)
+    expected = [
+        "n2c3h20w30k8r3s3_stride2_pad1_bias_leaky_relu0.2",
+        "n2c8h10w15k8r1s3_pad0x1_g4",
+    ]
+    checks.equal(found, expected, "problems in FP32")
+    model = model.to(torch.bfloat16, memory_format=torch.channels_last)
+    found = convjit.problems(model, x.bfloat16().contiguous(memory_format=torch.channels_last))
+    suffixed = ["n2c3h20w30k8r3s3_stride2_pad1_bf16_nhwc_bias_leaky_relu0.2", "n2c8h10w15k8r1s3_pad0x1_g4_bf16_nhwc"]
+    checks.equal(found, suffixed, "problems in bfloat16 and channels_last")
+
+
 def check_compile(checks, device):
     """torch.compile without a graph break, with gradients, other sizes and on a GPU CUDA graphs."""
     import convjit
@@ -622,6 +648,7 @@ EVERYWHERE = [
     check_autocast,
     check_module,
     check_replace,
+    check_problems,
     check_threads,
     check_samples,
     check_compile,

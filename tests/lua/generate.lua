@@ -140,7 +140,7 @@ end
 check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
 check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
 for specification, part in strict.sorted {
-    ["wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0"] = "accumulators of a thread; at most 88",
+    ["wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0"] = "accumulators of a thread; at most 80",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=4,box=0"] = "2 rounds through the channels for 4 blocks",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=1,box=1"] = "boxes are of strips, and of one part",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=6,split=1,box=0"] = "lines shorter than the filter",
