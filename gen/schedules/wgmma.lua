@@ -41,7 +41,7 @@ wgmma.parameters = {
 -- An FP32 FMA loop over this many products may err as much; over fewer it is more exact, and strict f32 promises no less.
 local SHORTEST_EXACT_SUM <const> = 32
 local CONSUMERS <const> = 2
-local MOST_ACCUMULATORS <const> = 160   -- registers of a consumer thread
+local MOST_ACCUMULATORS <const> = { light = 160, heavy = 144 }   -- registers of a consumer thread, by what is left to do at the end
 local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
 local MOST_COUNTED <const> = 1 << 30    -- pixels that may be counted in 32 bits, with room behind
 
@@ -69,6 +69,12 @@ local function phases(taps, dilation, stride)
 end
 
 local CHEAP <const> = { identity = true, relu = true, leaky_relu = true, clamp = true, hardswish = true } -- activations
+
+-- Products and, in strict f32, their sums share these registers.
+local function most_accumulators(p)
+    local most = (p.residual or not CHEAP[p.activation]) and MOST_ACCUMULATORS.heavy or MOST_ACCUMULATORS.light
+    return p.math == "f32" and most // 2 or most
+end
 
 -- Outputs go through shared memory: 16-bit ones as they are stored, if nothing is left to do then.
 local function stage_outputs(p, d)
@@ -153,10 +159,10 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
-    -- the three warpgroups share 512 registers, a thread of each; who fetches boxes needs few
+    -- the three warpgroups begin with 168 registers a thread, and share those
     local many = d.accumulators * d.parts > 144
-    d.producer_registers = d.boxes and 48 or many and 56 or 88
-    d.consumer_registers = d.boxes and 232 or many and 224 or 208
+    d.producer_registers, d.consumer_registers = many and 56 or 88, many and 224 or 208
+    if d.boxes then d.producer_registers, d.consumer_registers = 40, 232 end   -- who fetches them needs few
     return d
 end
 
@@ -200,8 +206,8 @@ function wgmma.check(p, t, s)
     if not d.turns and d.strips * s.wm % CONSUMERS ~= 0 then
         return string.format("%d strips for %d warpgroups", d.strips, CONSUMERS // s.wm)
     end
-    if d.accumulators * d.parts > MOST_ACCUMULATORS then
-        return string.format("%d accumulators of a thread; at most %d", d.accumulators, MOST_ACCUMULATORS // d.parts)
+    if d.accumulators > most_accumulators(p) then
+        return string.format("%d accumulators of a thread; at most %d", d.accumulators, most_accumulators(p))
     end
     if d.weight_stages < 2 then return string.format("a patch of %d bytes leaves no room for weights", d.patch_bytes) end
     if s.split > d.chunks then return string.format("%d rounds through the channels for %d blocks", d.chunks, s.split) end
@@ -234,7 +240,7 @@ end
 -- What a schedule can be made of: filters, bytes of channels, and products of a warpgroup; `products`: of a block.
 local function each_base(p, visit)
     local exact, bytes = p.math == "f32", p.c * p.bytes
-    local most = exact and MOST_ACCUMULATORS // 2 or MOST_ACCUMULATORS
+    local most = most_accumulators(p)
     local narrow = bytes > 64 and not exact and p.stride_h * p.stride_w * p.dil_h * p.dil_w > 1   -- patches are large
     for _, cb in ipairs(bytes <= 64 and not exact and { 64 } or narrow and { 128, 64 } or { 128 }) do
         for wm = p.k > 64 and 2 or 1, 1, -1 do

@@ -1,8 +1,9 @@
-/* depthwise.c: random depthwise problems, with random schedules, exact on the emulated device in three thread orders; and some on
- * numbers with fractions, of which an activation may be wrong where it is right for integers. */
+/* depthwise.c: random depthwise problems, with random schedules of every kind and with those that the generator picks, exact on
+ * the emulated device in three thread orders; and some on numbers with fractions, of which an activation may be wrong where it is
+ * right for integers. */
 #include "differential.h"
 
-enum { TUPLES = 20, SIZES = 3, DRAWS = 40 };
+enum { TUPLES = 20, PICKS = 5, SIZES = 3, DRAWS = 40 };
 
 static int64_t pick(rng *r, const int64_t *values, int n) { return values[rng_range(r, 0, n - 1)]; }
 
@@ -41,8 +42,8 @@ static void draw_schedule_text(rng *r, const kind *k, const convjit_problem *p, 
         tp = (convjit_problem_p(p) + (k->mm == 0 ? rt : 1) - 1) / (k->mm == 0 ? rt : 1) * (k->mm == 0 ? rt : 1);
     if (k->copy >= 2) /* or whole rows */
         tq = (convjit_problem_q(p) + ct - 1) / ct * ct;
-    snprintf(spec, size, "depthwise:mm=%d,copy=%d,tc=%d,ni=%d,tp=%d,tq=%d,rt=%d,ct=%d,warps=%d,vec=%d,stages=%d,wide=%d", k->mm, k->copy,
-             (int)pick(r, powers, 6), rng_chance(r, 60) ? 1 : (int)rng_range(r, 2, 4), (int)tp, (int)tq, (int)rt, (int)ct,
+    snprintf(spec, size, "depthwise:mm=%d,copy=%d,tc=%d,ni=%d,tp=%d,tq=%d,rt=%d,ct=%d,warps=%d,vec=%d,stages=%d,wide=%d",
+             k->mm, k->copy, (int)pick(r, powers, 6), rng_chance(r, 60) ? 1 : (int)rng_range(r, 2, 4), (int)tp, (int)tq, (int)rt, (int)ct,
              (int)rng_range(r, 1, 4), *vec, k->mm == 1 && nhwc ? 1 : (int)rng_range(r, 1, 3), rng_chance(r, 15));
 }
 
@@ -93,6 +94,23 @@ static void check_tuple(convjit *cj, rng *r, const kind *k, bool exact)
     convjit_plan_destroy(plan);
 }
 
+/* What the generator picks, for sizes of which each may have another pick. */
+static void check_picks(convjit *cj, rng *r)
+{
+    convjit_problem p;
+    draw_depthwise(r, &kinds[rng_range(r, 0, KINDS - 1)], &p);
+    for (int i = 0; i < SIZES; i++) {
+        char text[512], used[256] = "";
+        cj_check result = { 0 };
+        draw_sizes(r, &p, 60e3);
+        if (rng_chance(r, 50)) p.w += 8 - p.w % 8;
+        convjit_problem_format(&p, text, sizeof text);
+        convjit_status s = run_problem(cj, &p, NULL, true, rng_next(r), 0, &result, used);
+        CHECK_THAT(s == CONVJIT_OK && result.wrong == 0 && result.of > 0, "%s %s: %s; %llu wrong of %llu: %s", text, used,
+                   s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
+    }
+}
+
 int main(void)
 {
     static const struct { const char *order; bool exact; } runs[] = {
@@ -107,6 +125,7 @@ int main(void)
         convjit *cj = NULL;
         CHECK_OK(convjit_open(&cj, &config));
         for (int j = 0; j < TUPLES && cj; j++) check_tuple(cj, &r, &kinds[j % KINDS], runs[i].exact);
+        for (int j = 0; j < PICKS && cj; j++) check_picks(cj, &r);
         convjit_close(cj);
     }
     snprintf(command, sizeof command, "rm -rf %s", directory);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       2ca2e1311c7b7512c89e6d8c7f85ea39c29b02f93312606abccbe5d31ad9e54a
+// key       31b9c9494d9bc2d8aa154340de7c30237c24a2f5a85279a4330b3acd322844ef
 // again     convjit dump n1c256h1w1k512r9s9_pad4_g256_tf32_nhwc --arch sm_80 --schedule depthwise:mm=0,copy=0,tc=8,ni=1,tp=8,tq=32,rt=1,ct=8,warps=8,vec=16,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -50,7 +50,8 @@ typedef float Element;   // tf32: storage of all tensors; sums are in float
 typedef int Offset;   // within one image of x or y
 
 constexpr int C = 256, K = 512, R = 9, S = 9, MULTIPLIER = K / C;   // channels, filters, filter rows and columns
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 4, PAD_LEFT = 4, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 4, PAD_LEFT = 4;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 // A tile of outputs: TILE_C * MULTIPLIER filters x TILE_N images x TILE_P rows x TILE_Q columns.
 constexpr int TILE_C = 8, TILE_N = 1, TILE_P = 8, TILE_Q = 32, FILTERS = TILE_C * MULTIPLIER;

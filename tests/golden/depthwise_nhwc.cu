@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       22dcdf19339cbf0fd4323b586d79a86796a7de23bf8fb7eb087918b736a913bf
+// key       29a2187d2a000ca8d1b489dcee12952efd7ce02a9d94c949298c5ea90cbdc5cf
 // again     convjit dump n1c72h1w1k72r5s5_stride2_pad2_g72_bf16_nhwc_residual --arch sm_90a --schedule depthwise:mm=2,copy=1,tc=16,ni=1,tp=8,tq=16,rt=4,ct=8,warps=2,vec=16,stages=1,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -129,7 +129,8 @@ typedef unsigned short Element;   // bf16: storage of all tensors; sums are in f
 typedef int Offset;   // within one image of x or y
 
 constexpr int C = 72, K = 72, R = 5, S = 5, MULTIPLIER = K / C;   // channels, filters, filter rows and columns
-constexpr int STRIDE_H = 2, STRIDE_W = 2, PAD_TOP = 2, PAD_LEFT = 2, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 2, STRIDE_W = 2, PAD_TOP = 2, PAD_LEFT = 2;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 // A tile of outputs: TILE_C * MULTIPLIER filters x TILE_N images x TILE_P rows x TILE_Q columns.
 constexpr int TILE_C = 16, TILE_N = 1, TILE_P = 8, TILE_Q = 16, FILTERS = TILE_C * MULTIPLIER;
@@ -142,7 +143,8 @@ constexpr int ROWS = 19, COLS = 35, PITCH = COLS * TILE_C, SHIFT = 0, IMAGE = RO
 constexpr int PATCH_BYTES = 21504;
 constexpr int COPIED_BYTES = 21280;   // of a patch
 
-// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x WARP_C channels, 8 of these at a time.
+// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x WARP_C channels,
+// 8 of these at a time.
 constexpr int WARP_P = 4, WARP_Q = 8, WARP_C = 16, STRIPS = 16 / WARP_Q;
 constexpr int PAIRS = 3;   // of taps of a filter row; the last may lack its second
 constexpr int OUT_PITCH = 24;   // of outputs in shared memory
@@ -237,7 +239,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise
             const int n = line / TILE_P, row = line % TILE_P;   // of the first strip
             // The pixel that this thread gives ldmatrix the address of, for the first or the second tap of a pair.
             const int my_row = row + lane % 16 / WARP_Q * WARP_P, my_column = column + lane % WARP_Q;
-            const int from = (n * IMAGE + my_row * STRIDE_H * PITCH + (my_column * STRIDE_W + lane / 16 * DIL_W) * TILE_C + part * WARP_C) * 2;
+            const int my_pixel = my_row * STRIDE_H * COLS + my_column * STRIDE_W + lane / 16 * DIL_W;
+            const int from = (n * IMAGE + my_pixel * TILE_C + part * WARP_C) * 2;
             Element *const mine = out + warp * WARP_P * 16 * OUT_PITCH;
 #pragma unroll 1
             for (int c = 0; c < WARP_C; c += 8) {
@@ -275,7 +278,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         float v[2] = {acc[p][half * 2], acc[p][half * 2 + 1]};
-                        const int pixel = lane / 4 + half * 8, out_row = p0 + row + pixel / WARP_Q * WARP_P + p, out_column = q0 + column + pixel % WARP_Q;
+                        const int pixel = lane / 4 + half * 8;
+                        const int out_row = p0 + row + pixel / WARP_Q * WARP_P + p, out_column = q0 + column + pixel % WARP_Q;
                         const bool inside = out_row < P && out_column < Q;
                         const Element *const add = residual0 + ((Offset)out_row * Q + out_column) * K + k;
 #pragma unroll
@@ -294,7 +298,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise
                 const int k = i % PIECES * WIDTH, pixel = i / PIECES % 16, p = i / (PIECES * 16);
                 const int down = pixel / WARP_Q * WARP_P + p, right = pixel % WARP_Q;
                 if (p0 + row + down < P && q0 + column + right < Q && k0 + part * WARP_C + k < K)
-                    *reinterpret_cast<uint4 *>(to + ((Offset)down * Q + right) * K + k) = *reinterpret_cast<const uint4 *>(mine + i / PIECES * OUT_PITCH + k);
+                    *reinterpret_cast<uint4 *>(to + ((Offset)down * Q + right) * K + k) =
+                        *reinterpret_cast<const uint4 *>(mine + i / PIECES * OUT_PITCH + k);
             }
             __syncwarp();
         }

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       cc58d00900c40f810dca35e0a0c945fc201cdc13fcfa258b79b7680455fa3f47
+// key       7b224e6297a36cede3889670ddf48595ecf9afd110319c7a4ca637c4cb9b6454
 // again     convjit dump n1c192h1w1k192r7s7_pad3_g192_f16_bias_gelu --arch sm_90a --schedule depthwise:mm=1,copy=2,tc=2,ni=1,tp=28,tq=32,rt=16,ct=32,warps=4,vec=8,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -154,7 +154,8 @@ typedef unsigned short Element;   // f16: storage of all tensors; sums are in fl
 typedef int Offset;   // within one image of x or y
 
 constexpr int C = 192, K = 192, R = 7, S = 7, MULTIPLIER = K / C;   // channels, filters, filter rows and columns
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 3, PAD_LEFT = 3, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 3, PAD_LEFT = 3;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 // A tile of outputs: TILE_C * MULTIPLIER filters x TILE_N images x TILE_P rows x TILE_Q columns.
 constexpr int TILE_C = 2, TILE_N = 1, TILE_P = 28, TILE_Q = 32, FILTERS = TILE_C * MULTIPLIER;
@@ -166,7 +167,8 @@ constexpr int STAGES = 2;   // patches in shared memory
 constexpr int ROWS = 34, COLS = 40, PITCH = 40, SHIFT = 1, PLANE = 1360, IMAGE = TILE_C * PLANE;
 constexpr int PATCH_BYTES = 5504;
 constexpr int ELEMENTS = 4;   // that a thread moves at a time
-constexpr int MOST_H = 28, MOST_W = 32, RAW_BYTES = 3584;   // of the largest image; of a tile of x as it is in memory
+constexpr int MOST_H = 28, MOST_W = 32;   // of the largest image
+constexpr int RAW_BYTES = 3584;   // of a tile of x as it is in memory
 
 // A product is of 16 rows x 16 columns of a plane and a matrix of 16 x 8 output columns, STEPS of them side by side for a filter row.
 constexpr int WARP_Q = 32, STEPS = 1, BLOCKS = 5;   // columns of a warp; blocks of 8 patch columns for them
@@ -199,7 +201,8 @@ __device__ __forceinline__ Place place_of(int tile, int tiles_n, int tiles_p, in
 }
 
 // Starts the copy of a tile's planes. By one thread.
-__device__ __forceinline__ void load_planes(Element *raw, const Element *x, unsigned long long *full, const Place &at, int N, int H, int W)
+__device__ __forceinline__ void load_planes(Element *raw, const Element *x, unsigned long long *full, const Place &at,
+                                            int N, int H, int W)
 {
     const int plane = H * W, images = min(TILE_N, N - at.n * TILE_N);
     const unsigned bytes = TILE_C * plane * sizeof(Element);
@@ -321,7 +324,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise
                         v[j] = activate(v[j]);
                     }
                     if (Q % 2 == 0) {
-                        if (written && out_column + q * 8 < Q) *reinterpret_cast<unsigned *>(to + q * 8) = f32_to_f16(v[0]) | (unsigned)f32_to_f16(v[1]) << 16;
+                        if (written && out_column + q * 8 < Q)
+                            *reinterpret_cast<unsigned *>(to + q * 8) = f32_to_f16(v[0]) | (unsigned)f32_to_f16(v[1]) << 16;
                     } else {
                         if (written && out_column + q * 8 < Q) to[q * 8] = f32_to_f16(v[0]);
                         if (written && out_column + q * 8 + 1 < Q) to[q * 8 + 1] = f32_to_f16(v[1]);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90
 // options   --gpu-architecture=sm_90 --std=c++17 --fmad=false
-// key       ad0393eb69e06e0ed3dc0fb3ef978e002eb96a9f107b1fabb1348f65d8ef2e2e
+// key       9c6cbaddfa8af58212e217cbf665cd17e2d5888a947d70ea997b401a8ac5296b
 // again     convjit dump n1c64h3w3k64r3s3_g64 --arch sm_90 --schedule depthwise:mm=0,copy=3,tc=1,ni=1,tp=32,tq=512,rt=8,ct=4,warps=8,vec=16,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -82,7 +82,8 @@ typedef float Element;   // f32: storage of all tensors; sums are in float
 typedef int Offset;   // within one image of x or y
 
 constexpr int C = 64, K = 64, R = 3, S = 3, MULTIPLIER = K / C;   // channels, filters, filter rows and columns
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 // A tile of outputs: TILE_C * MULTIPLIER filters x TILE_N images x TILE_P rows x TILE_Q columns.
 constexpr int TILE_C = 1, TILE_N = 1, TILE_P = 32, TILE_Q = 512, FILTERS = TILE_C * MULTIPLIER;
@@ -119,7 +120,8 @@ __device__ __forceinline__ Place place_of(int tile, int tiles_n, int tiles_p, in
 
 // Starts the copy of a tile's rows, by the first warp; those outside of the image become zeros. The borders left and right of the
 // rows are zeros already.
-__device__ __forceinline__ void load_rows(Element *patch, const Element *x, unsigned long long *full, const Place &at, int N, int H, int W)
+__device__ __forceinline__ void load_rows(Element *patch, const Element *x, unsigned long long *full, const Place &at,
+                                          int N, int H, int W)
 {
     const int c0 = at.c * TILE_C, n0 = at.n * TILE_N, top = at.p * TILE_P * STRIDE_H - PAD_TOP;
     const int there = max(min(H, top + ROWS) - max(top, 0), 0);   // rows
@@ -148,20 +150,23 @@ __device__ __forceinline__ void load_weights(float *weights, const Element *w, i
 
 // By a warp: stores each thread's THREAD_Q columns of `rows` rows, so that neighbouring threads store neighbouring Vectors.
 template <typename Vector>
-__device__ __forceinline__ void store_rows(const float (&acc)[THREAD_P][THREAD_Q], Element *to, float *out, int rows, int columns, int Q)
+__device__ __forceinline__ void store_rows(const float (&acc)[THREAD_P][THREAD_Q], Element *to, float *out,
+                                           int rows, int columns, int Q)
 {
     constexpr int WIDTH = sizeof(Vector) / 4, ROW = 32 * THREAD_Q;   // elements of a row of all threads
     const int lane = threadIdx.x % 32;
     if constexpr (WIDTH == 4 && THREAD_Q == 4) {   // they do already
 #pragma unroll
         for (int p = 0; p < THREAD_P; p++)
-            if (p < rows && columns > 0) *reinterpret_cast<float4 *>(to + (Offset)p * Q) = make_float4(acc[p][0], acc[p][1], acc[p][2], acc[p][3]);
+            if (p < rows && columns > 0)
+                *reinterpret_cast<float4 *>(to + (Offset)p * Q) = make_float4(acc[p][0], acc[p][1], acc[p][2], acc[p][3]);
     } else {
 #pragma unroll
         for (int p = 0; p < THREAD_P; p++)
 #pragma unroll
             for (int q = 0; q < THREAD_Q; q += 4)
-                *reinterpret_cast<float4 *>(out + p * ROW + lane * THREAD_Q + q) = make_float4(acc[p][q], acc[p][q + 1], acc[p][q + 2], acc[p][q + 3]);
+                *reinterpret_cast<float4 *>(out + p * ROW + lane * THREAD_Q + q) =
+                    make_float4(acc[p][q], acc[p][q + 1], acc[p][q + 2], acc[p][q + 3]);
         __syncwarp();
         const unsigned long long place = reinterpret_cast<unsigned long long>(to);
 #pragma unroll

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       6f3b08a625f26c70b4941f6a5c8e93ded1652b4ea99ca58ac66645fa94990e0b
+// key       3e3bfd2527fe82b27766edd2870571a6c0f946880437c1a48d6d9e41f4532002
 // again     convjit dump n1c128h1w1k128r3s3_stride2_pad1_f16_nhwc_bias_relu --arch sm_90a --schedule wgmma:wm=2,tp=28,sq=1,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -360,7 +360,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
     const int my_tiles = (tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, first_tile = blockIdx.x;
     constexpr int first_chunk = 0, chunks = CHUNKS;
     if (warp < 4) {
-        registers_decrease<48>();
+        registers_decrease<40>();
         if (warp == 0) {
             if (lane != 0) return;
             grid_wait();   // behind it, weights are packed

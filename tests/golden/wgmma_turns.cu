@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       335a6cc9f0a772a835afbd828d0ddec2d6af5a3f65bdd9529db4a6a56a2b15fd
+// key       e156322de22477ccd30bbc9a0230cb84de986f1fddb93cd5da94563b6e15c7e2
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_bf16_residual --arch sm_90a --schedule wgmma:wm=1,tp=32,sq=1,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -400,7 +400,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
     const int my_tiles = (tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x, first_tile = blockIdx.x;
     constexpr int first_chunk = 0, chunks = CHUNKS;
     if (warp < 4) {
-        registers_decrease<48>();
+        registers_decrease<40>();
         if (warp == 0) {
             if (lane != 0) return;
             grid_wait();   // behind it, weights are packed
