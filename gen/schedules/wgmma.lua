@@ -408,8 +408,8 @@ function wgmma.launch(p, t, s)
     args[#args + 1] = call("i32", tiles)
     -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
     local run_bytes, runs = s.cb * p.r * p.s, d.tiles_k * d.tile_k * d.chunks
-    -- the latency of a block counts as long as all are resident at a time, and then the bytes that they have under way
-    local packed_k = runs >= 2048 and 4 * run_bytes <= 48 * 1024 and 4 or 1
+    -- few blocks: each one's latency is what counts; many: the bytes that they have under way, and what it costs to begin one
+    local packed_k = runs >= 15 * t.sms and 4 * run_bytes <= 48 * 1024 and 4 or 1
     local launches = { {
         suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },
         smem = tostring(packed_k * run_bytes), args = { call("weights"), call("packed", "0") }, packs = true,

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       3630427eeafec7e7caf28c02685b6b7266d8a7fdb8660bdebaf220f976965896
+// key       d01351911fa1a09c015f2e56b57f61c5faff59f199759bb75efe6b17bc9b2ff4
 // again     convjit dump n1c3h1w1k64r7s7_stride2_pad3_f16_bias_relu --arch sm_90a --schedule few_channels:tk=64,tp=4,tq=128,mi=2,wg=2
 
 // What is PTX, and the emulated device has a twin of.
@@ -446,6 +446,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_fe
         const long long n = tile / tiles_q / tiles_p;
         const unsigned char *const patch = patches + buffer * PARTS * PATCH_BYTES;
         mbarrier_wait(patch_full + buffer, phase);
+        __syncwarp();   // a lane may give the patch back at once: not before the others have seen that it was full
         if (unit >= UNITS && lane == 0) mbarrier_arrive(patch_empty + buffer);
 #pragma unroll 1
         for (; unit < UNITS; unit += CONSUMERS) {

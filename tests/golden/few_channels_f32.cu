@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       f1bb8d641c2e7acf579c2190f9f9512e912dadd77b29d713db903dff4a94eab6
+// key       cb543b4301e32e76bb29a73e0bd494f889db6d66ef24b3e373770e59c2635b5a
 // again     convjit dump n1c5h3w5k40r3s3_stride3_dil1x2_nhwc_residual --arch sm_90a --schedule few_channels:tk=24,tp=1,tq=64,mi=1,wg=3
 
 // What is PTX, and the emulated device has a twin of.
@@ -385,6 +385,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_fe
         const long long n = tile / tiles_q / tiles_p;
         const unsigned char *const patch = patches + buffer * PARTS * PATCH_BYTES;
         mbarrier_wait(patch_full + buffer, phase);
+        __syncwarp();   // a lane may give the patch back at once: not before the others have seen that it was full
         if (unit >= UNITS && lane == 0) mbarrier_arrive(patch_empty + buffer);
 #pragma unroll 1
         for (; unit < UNITS; unit += CONSUMERS) {

@@ -183,6 +183,40 @@ check("mma: a cluster of one", mma_refuses("no cluster of 1", "tk=64,tp=64,wk=2,
 check("mma: groups of few channels", mma_refuses("groups of 8 channels", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=0,raw=0",
                                                  { groups = 8 }))
 
+-- ---- grouped ----
+
+local resnext <const> = { n = 64, c = 256, h = 56, w = 56, k = 256, r = 3, s = 3, pad_top = 1, pad_left = 1, pad_bottom = 1,
+                          pad_right = 1, groups = 32 }
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        local layer = strict.with(resnext, { math = mode, layout = layout })
+        for _, arch in ipairs(target.names()) do
+            check("grouped can serve it: " .. mode .. " " .. layout .. " " .. arch,
+                  #init.generate(with(layer), { arch = arch, sms = 0 }, "grouped").source > 1000)
+        end
+        local kernel = init.generate(with(layer), device)
+        check("grouped serves it: " .. mode .. " " .. layout, string.find(kernel.schedule, "^grouped:") ~= nil)
+        for _, sizes in ipairs { { n = 1 }, { h = 30, w = 96 } } do
+            check("N, H and W do not reach its source",
+                  init.generate(with(strict.with(layer, sizes)), device, kernel.schedule).source == kernel.source)
+        end
+    end
+end
+local function grouped_refusal(changes)
+    local message = refusal("unsupported", init.generate, with(strict.with(resnext, changes)), device, "grouped")
+    return message and string.match(message, "grouped: (.*)") or ""
+end
+check("grouped is not for one group", string.find(grouped_refusal { groups = 1 }, "dense") ~= nil)
+check("nor for depthwise layers", string.find(grouped_refusal { groups = 256 }, "one channel a group", 1, true) ~= nil)
+check("nor for many channels", string.find(grouped_refusal { c = 512, groups = 2 }, "256 channels a group; at most 128", 1, true) ~= nil)
+check("nor for short exact sums", string.find(grouped_refusal { r = 1, s = 1, pad_top = 0 }, "8 products", 1, true) ~= nil)
+check("a vector that W is no multiple of is left out", (function()
+    local odd = init.generate(with(strict.with(resnext, { w = 57, math = "f16" })), device, "grouped")
+    local even = init.generate(with(strict.with(resnext, { math = "f16" })), device, "grouped")
+    return string.find(odd.schedule, "vec=1,", 1, true) and string.find(even.schedule, "vec=4,", 1, true) and
+           #even.requires == #odd.requires + 1
+end)())
+
 -- ---- few_channels ----
 
 local thin <const> = { n = 64, c = 3, h = 224, w = 224, k = 64, r = 7, s = 7, stride_h = 2, stride_w = 2, pad_top = 3,

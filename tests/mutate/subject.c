@@ -68,20 +68,25 @@ static convjit_status read_sizes(subject *s, const convjit_problem *problem, con
 
 /* ---- Generated kernels ---- */
 
-/* A line "NAME PROBLEM ARCH SCHEDULE SIZE..." */
+/* A line "NAME PROBLEM ARCH[/MULTIPROCESSORS] SCHEDULE SIZE..." */
 static convjit_status read_problem(convjit *cj, const char *line, subject *s)
 {
     char name[256], problem[512], arch[32], schedule[512];
     convjit_problem p;
-    int used = 0;
+    int used = 0, sms = 0; /* as many as the architecture usually has */
     if (sscanf(line, "%255s %511s %31s %511s%n", name, problem, arch, schedule, &used) != 4)
         return cj_fail(CONVJIT_PARSE, PROBLEMS ": expected NAME PROBLEM ARCH SCHEDULE SIZE...: %s", line);
+    char *slash = strchr(arch, '/');
+    if (slash && (sscanf(slash, "/%d", &sms) != 1 || sms < 1))
+        return cj_fail(CONVJIT_PARSE, PROBLEMS ": %s: expected a number of multiprocessors: %s", name, slash);
+    if (slash)
+        *slash = 0;
     s->name = strdup(name);
     if (!s->name)
         return cj_fail(CONVJIT_NO_MEMORY, "out of memory");
     convjit_status status = convjit_problem_parse(&p, problem);
     if (status == CONVJIT_OK)
-        status = cj_context_generate(cj, &p, arch, 0, strcmp(schedule, "-") ? schedule : NULL, &s->kernel);
+        status = cj_context_generate(cj, &p, arch, sms, strcmp(schedule, "-") ? schedule : NULL, &s->kernel);
     return status ? cj_fail_in(status, PROBLEMS ": %s", name) : read_sizes(s, &p, line + used);
 }
 

@@ -2,6 +2,8 @@
  *
  * Every line of tests/mutate/problems.txt is a problem, with its architecture and schedule ("-": the best), and sizes:
  *     NAME PROBLEM ARCH SCHEDULE SIZE...             a SIZE is an N, H and W to run on, like n2h5w7
+ * ARCH may end in "/3", a number of multiprocessors: blocks that stay and take tile after tile are then so few that small
+ * images give each of them several.
  * And every tests/mutate/kernels/NAME.cu, a kernel that somebody wrote by hand. It computes a convolution like any other, so
  * that the same reference on the CPU says what is right (a matrix product is one of 1x1). Its head describes it:
  *     // NAME.cu: what it shows.

@@ -114,17 +114,20 @@ static verdict verdict_on(convjit_status status)
     }
 }
 
-/* Runs a plan on integers in every order, and on other numbers once. false: decided. */
+/* Runs a plan on integers in every order, with asynchronous operations that take effect as late as they may and once as
+ * early, and on other numbers once. false: decided. */
 static bool run_orders(convjit *cj, const convjit_problem *p, const convjit_plan *plan, double most, trial *out,
                        double *longest)
 {
-    static const struct { const char *order; bool exact; } runs[] = {
-        {"forward", true}, {"reverse", true}, {"seed:7", true}, {"forward", false}};
+    static const struct { const char *order, *async; bool exact; } runs[] = {
+        {"forward", "wait", true}, {"reverse", "issue", true}, {"seed:7", "wait", true}, {"forward", "wait", false}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         const char *order = runs[i].order;
         cj_check result = {0};
         double start = cpu_seconds();
         convjit_status status = cj_emu_device_order(cj_context_device(cj), order);
+        if (status == CONVJIT_OK)
+            status = cj_emu_device_async(cj_context_device(cj), runs[i].async);
         decide(out, SURVIVED, order, p, "");
         limit_run(most);
         if (status == CONVJIT_OK)

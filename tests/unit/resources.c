@@ -13,6 +13,7 @@ static const char *const fixed[] = {
     "n32c128h128w256k128r3s7_g128",
     "n16c256h32w32k256r31s31_pad15_g256_bf16_nhwc",
     "n64c256h14w14k1024r1s1_bias_gelu",
+    "n64c256h56w56k256r3s3_pad1_g32_f16",
     "n1c512h7w7k512r3s3_pad1_bias_relu",
     "n1c3h3w14000k3r1s1400_dil9x10_f16",
 };
