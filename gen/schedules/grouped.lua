@@ -171,6 +171,7 @@ function grouped.check(p, t, s)
     if d.accumulators > most_accumulators(p) then
         return string.format("%d accumulators of a thread; at most %d", d.accumulators, most_accumulators(p))
     end
+    if s.mt == 8 and s.gw == 2 then return "8 rows of 2 groups spill" end
     if s.tp % s.mt ~= 0 then return string.format("tp %d is no multiple of mt %d", s.tp, s.mt) end
     if p.r % s.rt ~= 0 then return string.format("the filter's %d rows are no multiple of rt %d", p.r, s.rt) end
     if s.rt * s.nt > MOST_WEIGHTS then

@@ -69,8 +69,7 @@ local function derive(p, s, t)
     d.splits = p.math == "f32" and 2 or 1   -- numbers that a float is multiplied as the sum of
     d.chunks, d.tiles_k = ceildiv(p.c, d.channels), ceildiv(p.k, s.tk)
     d.warp_k, d.warp_p = s.tk // s.wk, s.tp // s.wp
-    -- pixels go to wgmma through registers: where their channels are not neighbours, and where their rests are wanted, too
-    d.floats = s.wg == 1 and p.bytes == 4 and (not nhwc or p.math == "f32")
+    d.floats = s.wg == 1 and p.bytes == 4   -- they go to wgmma through registers, where they are rounded: it would truncate
     local pixel_rows = nhwc or d.floats
     d.warps_r, d.warps_c = pixel_rows and s.wp or s.wk, pixel_rows and s.wk or s.wp
     d.warp_rows, d.warp_columns = pixel_rows and d.warp_p or d.warp_k, pixel_rows and d.warp_k or d.warp_p

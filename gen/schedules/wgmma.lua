@@ -319,6 +319,7 @@ end
 local RATE <const> = { f16 = 3800, bf16 = 3800, tf32 = 1950, f32 = 730 }
 local SUSTAINED <const> = 0.97
 local FETCH <const> = 20        -- bytes a clock that a multiprocessor gets from the L2 cache, with all at it
+local FEW_CHANNELS <const> = 16 -- so few leave too little to multiply between two patches
 local FEW_PAGES <const> = 48e6  -- bytes that stores may be spread over at a time before translating their addresses takes longer
 
 -- Clocks that a block takes to store a tile.
@@ -346,6 +347,7 @@ function wgmma.time(p, t, s)
     local round = max(p.r * p.s * (product * (d.linear and 1.05 or 1) + (d.turns and 110 or 50)), fetch / FETCH)
     if d.boxes then round = 0.92 * round end
     if p.stride_h * p.stride_w > 1 and not d.linear then round = 0.85 * round end
+    if p.c <= FEW_CHANNELS then round = 1.5 * round end
     local stores = store_clocks(p, d)
     if d.turns then
         round = max(round, gather, stores)

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       543959707622b8071ccd818afc0f07fb0806a5027ee1c8bb09ba2e2e9eb9c357
+// key       d71143d43d73c79ce325e531582c6ea4eecd3fcda6a2ec3eb35fabfad1c9c7f6
 // again     convjit dump n1c256h1w1k256r3s3_pad1_g32_f16_bias_relu --arch sm_90a --schedule grouped:gt=2,kt=1,gw=1,nt=1,mt=7,rt=3,tn=1,tp=7,tq=56,warps=4,vec=4,stages=1,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -210,8 +210,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) conv2d_grouped_c256k256
 #pragma unroll
                     for (int line = 0; line <= (MT - 1) * ROWS_APART + (RT - 1) * DIL_H; line++) {
                         const unsigned *const at = patch + u * CW * WORD_STEP + line * ROW;
-                        const unsigned a[4] = {at[from[0] + near0], at[from[1] + near1],
-                                               inside(step, 4) ? at[from[0] + far0] : 0u, inside(step, 4) ? at[from[1] + far1] : 0u};
+                        unsigned a[4] = {at[from[0] + near0], at[from[1] + near1],
+                                         inside(step, 4) ? at[from[0] + far0] : 0u, inside(step, 4) ? at[from[1] + far1] : 0u};
 #pragma unroll
                         for (int r = 0; r < RT; r++) {
                             // the row of outputs that sees this line by that filter row

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       886af3fffd7a607e1cf12d8e8b02c08ee38cc741fe12cfd46f4a7515aefb1de5
+// key       e80c6b1beefc1c778c14c27491bacf71adb95f70e0631c028d4e909a9c8b482f
 // again     convjit dump n1c120h1w1k60r3s3_stride2_pad1_g30_nhwc_residual --arch sm_80 --schedule grouped:gt=4,kt=1,gw=4,nt=1,mt=2,rt=3,tn=1,tp=4,tq=14,warps=4,vec=1,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -87,12 +87,16 @@ constexpr int WEIGHT_WORDS = TILE_G * STEPS * RT * TILE_K * 64;
 struct Tile { int n0, p0, q0; };   // first image, row and column
 
 union Run { Element element[2]; uint2 all; };   // filters that a thread stores at once
-// What is left of a float when the hardware has dropped its 13 low bits. Infinities and NaN leave nothing.
-__device__ __forceinline__ unsigned rest_of(unsigned bits)
+// A float is the sum of two TF32 numbers: the nearest, and what that leaves, whose bits below 2^-22 of the float tensor cores drop.
+// Truncation would do instead of rounding, but its errors all have one direction, and add up. Infinities leave nothing.
+__device__ __forceinline__ unsigned big_part(unsigned bits) { return (bits + 0x1000u) & 0xffffe000u; }
+__device__ __forceinline__ unsigned small_part(unsigned bits)
 {
-    const float v = __uint_as_float(bits);
-    return fabsf(v) <= 3.402823466e38f ? __float_as_uint(v - __uint_as_float(bits & 0xffffe000u)) : 0u;
+    const float big = __uint_as_float(big_part(bits));
+    return fabsf(big) > 3.402823466e38f ? 0u : __float_as_uint(__uint_as_float(bits) - big);
 }
+__device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
+__device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
 
 // Where a pixel of the patch is: the image's row of TILE_N * ROWS, and the column.
@@ -219,9 +223,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_grouped_c120k60r
 #pragma unroll
                     for (int line = 0; line <= (MT - 1) * ROWS_APART + (RT - 1) * DIL_H; line++) {
                         const unsigned *const at = patch + u * CW * WORD_STEP + line * ROW;
-                        const unsigned a[4] = {near0 >= 0 ? at[from[0] + near0] : 0u, near0 >= 0 ? at[from[1] + near0] : 0u,
-                                               far0 >= 0 ? at[from[0] + far0] : 0u, far0 >= 0 ? at[from[1] + far0] : 0u};
-                        const unsigned small_a[4] = {rest_of(a[0]), rest_of(a[1]), rest_of(a[2]), rest_of(a[3])};
+                        unsigned a[4] = {near0 >= 0 ? at[from[0] + near0] : 0u, near0 >= 0 ? at[from[1] + near0] : 0u,
+                                         far0 >= 0 ? at[from[0] + far0] : 0u, far0 >= 0 ? at[from[1] + far0] : 0u};
+                        const unsigned small_a[4] = {small_part(a[0]), small_part(a[1]), small_part(a[2]), small_part(a[3])};
+#pragma unroll
+                        for (int e = 0; e < 4; e++) a[e] = big_part(a[e]);
 #pragma unroll
                         for (int r = 0; r < RT; r++) {
                             // the row of outputs that sees this line by that filter row
@@ -230,10 +236,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_grouped_c120k60r
 #pragma unroll
                             for (int j = 0; j < NT; j++) {
                                 // the small terms first, while the sum is small
-                                const unsigned small_b[2] = {rest_of(b[r][j][0]), rest_of(b[r][j][1])};
-                                mma_m16n8k8_tf32(acc[u][i][j], small_a, b[r][j]);
+                                const unsigned small_b[2] = {small_part(b[r][j][0]), small_part(b[r][j][1])};
+                                const unsigned big_b[2] = {big_part(b[r][j][0]), big_part(b[r][j][1])};
+                                mma_m16n8k8_tf32(acc[u][i][j], small_a, big_b);
                                 mma_m16n8k8_tf32(acc[u][i][j], a, small_b);
-                                mma_m16n8k8_tf32(acc[u][i][j], a, b[r][j]);
+                                mma_m16n8k8_tf32(acc[u][i][j], a, big_b);
                             }
                         }
                     }

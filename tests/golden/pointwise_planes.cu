@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       230b8a4cfed921bc5e4eb70ac41d49d0a347d26c10ca6b2e8e43900de336f919
+// key       24220602f72eb948ad9ca4ca956bd44a1a8d90d9fbae821831ea4156d6a1b5d8
 // again     convjit dump n1c512h1w1k2048r1s1_gelu --arch sm_90a --schedule pointwise:tk=64,tp=128,wk=1,wp=8,cb=128,st=3,pv=1,hold=0,wg=1,sp=1,ni=2,pl=49
 
 // What is PTX, and the emulated device has a twin of.
@@ -269,7 +269,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_pointwise_c512k2
                 __syncthreads();   // all are rounded
             }
             const unsigned long long b_rest = wgmma_descriptor(rests_of, 16, 8 * ROW, ROW);
-            // Pixels come from registers: from shared memory wgmma takes no floats whose channels are not neighbours, and no rests.
+            // Pixels come from registers: they are rounded there, and from shared memory wgmma takes no floats whose channels are not neighbours.
             const unsigned long long b = wgmma_descriptor(columns, 16, 8 * ROW, ROW);
             constexpr int DEPTHS = ROW / 32;
             unsigned a[BLOCKS_R][DEPTHS][4];
