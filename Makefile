@@ -93,10 +93,10 @@ check-emu: $(EMU_TESTS)
 check-lua: $(LUA_TESTS)
 	BUILD=$(BUILD) tests/run $(LUA_TESTS)
 
-# Does a wrong kernel get caught? Half of the mutants of every kernel, or what MUTATE_FLAGS says (tests/mutate/mutate.c).
+# Does a wrong kernel get caught? A twentieth of the mutants of every kernel, or what MUTATE_FLAGS says (tests/mutate/mutate.c).
 MUTATE := $(BUILD)/tests/mutate/mutate
 MUTATE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/mutate/*.c)))
-MUTATE_FLAGS ?= --fraction 0.5
+MUTATE_FLAGS ?= --fraction 0.05
 $(MUTATE_OBJ): CFLAGS_ALL += -Itests
 -include $(MUTATE_OBJ:.o=.d)
 $(MUTATE): $(MUTATE_OBJ) $(BUILD)/libconvjit.a
