@@ -325,7 +325,7 @@ local FEW_PAGES <const> = 48e6  -- bytes that stores may be spread over at a tim
 -- Clocks that a block takes to store a tile.
 local function store_clocks(p, d)
     local clocks = d.tile_k * d.strips * d.pixels * p.bytes / (p.layout == "nchw" and 16 or 24) + 1500 * d.my_strips
-    if p.layout == "nchw" and p.p * p.q * p.bytes * d.tile_k > FEW_PAGES then clocks = clocks * (d.linear and p.bytes == 2 and 2 or 5) end
+    if p.layout == "nchw" and d.parts == 1 and p.p * p.q * p.bytes * d.tile_k > FEW_PAGES then clocks = clocks * (d.linear and p.bytes == 2 and 2 or 5) end
     return d.linear and d.pairs and clocks * 2 or clocks   -- pairs of columns at odd places are stored one by one
 end
 
