@@ -44,8 +44,10 @@ local activations = {
     clamp = function(p) return "fminf(fmaxf(v, " .. cuda.float(p.alpha) .. "), " .. cuda.float(p.beta) .. ")" end,
 }
 
--- The problem's activation of the float v, as an expression.
-function cuda.activation(p) return activations[p.activation](p) end
+-- The function of the problem's activation, which is not the identity.
+function cuda.activate(p)
+    return "__device__ __forceinline__ float activate(float v)\n{\n    return " .. activations[p.activation](p) .. ";\n}\n"
+end
 
 -- Functions that take a float, or its bits, apart into two TF32 numbers (Ootomo and Yokota, arXiv 2203.03341).
 function cuda.tf32_parts()
@@ -206,5 +208,12 @@ end
 -- a and b rounded up
 function cuda.ceildiv(a, b) return (a + b - 1) // b end
 function cuda.roundup(a, b) return (a + b - 1) // b * b end
+
+-- The largest power of two, at most `most`, that divides n.
+function cuda.power_in(n, most)
+    local power = 1
+    while power < most and n % (2 * power) == 0 do power = 2 * power end
+    return power
+end
 
 return strict.seal(cuda, "cuda")

@@ -18,7 +18,7 @@ local cost = require "cost"
 local cuda = require "cuda"
 local launch = require "launch"
 
-local ceildiv <const>, roundup <const> = cuda.ceildiv, cuda.roundup
+local ceildiv <const>, roundup <const>, power_in <const> = cuda.ceildiv, cuda.roundup, cuda.power_in
 local min <const>, max <const>, ipairs <const> = math.min, math.max, ipairs
 
 local depthwise = {}
@@ -51,12 +51,6 @@ local SECTOR <const> = 32          -- bytes that memory moves at least
 function depthwise.applies(p, t)
     if p.cg ~= 1 or p.groups == 1 then return false, string.format("%d channels a group; depthwise convolution has one", p.cg) end
     return true
-end
-
--- The largest power of two up to `most` that divides the number.
-local function power_in(number, most)
-    while number % most ~= 0 do most = most // 2 end
-    return most
 end
 
 -- A pitch in 16-byte units, at least `least`, at which the 8 lanes that share a wavefront of 16-byte reads meet in few banks:

@@ -10,6 +10,7 @@ local cuda = require "cuda"
 local launch = require "launch"
 
 local ceildiv <const> = cuda.ceildiv
+local power_in <const> = cuda.power_in
 local min <const>, max <const>, ipairs <const> = math.min, math.max, ipairs
 
 local pointwise = {}
@@ -52,13 +53,6 @@ function pointwise.applies(p, t)
         return false, string.format("a sum of %d products is more exact by FMA", p.c)
     end
     return true
-end
-
--- The largest power of two, at most `most`, that divides n.
-local function power_in(n, most)
-    local power = 1
-    while power < most and n % (2 * power) == 0 do power = 2 * power end
-    return power
 end
 
 local PIECE_TYPES <const> = { [2] = "unsigned short", [4] = "unsigned", [8] = "uint2", [16] = "uint4" }
