@@ -1,8 +1,8 @@
 /* few_channels.c: random problems of 1 to 16 input channels on random parameters of `few_channels`, exact on the emulated device in
  * three thread orders, asynchronous operations at issue and as late as they may; and some on numbers with fractions. */
-#include "differential.h"
+#include "family.h"
 
-enum { KERNELS = 45, SIZES = 3, DRAWS = 200 };
+enum { KERNELS = 45, SIZES = 3 };
 
 static void draw_few_channels(rng *r, convjit_problem *p)
 {
@@ -30,49 +30,20 @@ static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t
 static int one_kernel(convjit *cj, rng *r, bool exact)
 {
     convjit_problem p;
-    char schedule[256], text[512];
+    char schedule[256];
     draw_few_channels(r, &p);
     draw_parameters(r, &p, schedule, sizeof schedule);
     for (int i = 0; i < SIZES; i++) {
         draw_sizes(r, &p, 60e3);
         if (rng_chance(r, 40)) p.w += rng_range(r, 40, 180) * p.stride_w;
-        char used[256] = "";
-        cj_check result = { 0 };
-        convjit_status s = run_problem(cj, &p, schedule, exact, rng_next(r), 0, &result, used);
-        if (s == CONVJIT_INVALID && strstr(convjit_errmsg(), "schedule few_channels")) return 0;
-        convjit_problem_format(&p, text, sizeof text);
-        CHECK_THAT(!s && result.wrong == 0 && result.of > 0, "%s %s: %s; %llu wrong of %llu: %s", text, schedule,
-                   s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
+        if (!family_check(cj, r, &p, schedule, exact)) return 0;
     }
     return 1;
 }
 
 int main(void)
 {
-    static const struct { const char *order, *async; bool exact; } runs[] = { { "forward", "wait", true }, { "reverse", "issue", true },
-        { "seed:5", "wait", true }, { "forward", "wait", false } };
-    enum { RUNS = sizeof runs / sizeof *runs };
-    const char *given = getenv("CONVJIT_TEST_KERNELS");
-    int wanted = given ? atoi(given) : KERNELS, kernels = 0;
-    rng r = { test_seed() };
-    printf("seed %llu\n", (unsigned long long)r.state);
-    char directory[] = "/tmp/convjit-test-XXXXXX", command[128];
-    if (!mkdtemp(directory)) return 1;
-    for (int i = 0; i < RUNS; i++) {
-        setenv("CONVJIT_EMU_ORDER", runs[i].order, 1);
-        setenv("CONVJIT_EMU_ASYNC", runs[i].async, 1);
-        convjit_config config = { .size = sizeof config, .device = CONVJIT_EMU, .cache_dir = directory };
-        convjit *cj = NULL;
-        CHECK_OK(convjit_open(&cj, &config));
-        if (!cj) break;
-        for (int n = 0, draws = 0; n < wanted && draws < DRAWS * wanted; draws++) {
-            int one = one_kernel(cj, &r, runs[i].exact);
-            n += one, kernels += one;
-        }
-        convjit_close(cj);
-    }
-    CHECK_THAT(kernels == RUNS * wanted, "%d kernels; %d are wanted", kernels, RUNS * wanted);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    if (system(command) != 0) fprintf(stderr, "could not remove %s\n", directory);
-    return check_done("emu/few_channels");
+    static const family_mode modes[] = { { "forward", "wait", true }, { "reverse", "issue", true }, { "seed:5", "wait", true },
+                                         { "forward", "wait", false } };
+    return family_main("emu/few_channels", modes, sizeof modes / sizeof *modes, KERNELS, one_kernel);
 }

@@ -1,11 +1,8 @@
 /* pointwise.c: random problems of 1x1 filters on random parameters of `pointwise`, exact on the emulated device in three thread
  * orders, copies at issue and as late as they may; and some on numbers with fractions. */
-#include "differential.h"
+#include "family.h"
 
-enum { KERNELS = 30, SIZES = 3, DRAWS = 200, PLANE = 60 /* pixels of images that are fetched whole */ };
-
-static int64_t one_of(rng *r, const int64_t *values, int n) { return values[rng_range(r, 0, n - 1)]; }
-#define ONE_OF(r, ...) one_of(r, (const int64_t[]){ __VA_ARGS__ }, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)))
+enum { KERNELS = 30, SIZES = 3, PLANE = 60 /* pixels of images that are fetched whole */ };
 
 static void draw_pointwise(rng *r, convjit_problem *p)
 {
@@ -51,50 +48,21 @@ static void fit(convjit_problem *p, const char *schedule)
 static int one_kernel(convjit *cj, rng *r, bool exact)
 {
     convjit_problem p;
-    char schedule[256], text[512];
+    char schedule[256];
     draw_pointwise(r, &p);
     draw_parameters(r, &p, schedule, sizeof schedule);
     for (int i = 0; i < SIZES; i++) {
         draw_sizes(r, &p, i ? 300e3 : 60e3);
         if (rng_chance(r, 30)) p.n = rng_range(r, 2, 9);
         fit(&p, schedule);
-        char used[256] = "";
-        cj_check result = { 0 };
-        convjit_status s = run_problem(cj, &p, schedule, exact, rng_next(r), 0, &result, used);
-        if (s == CONVJIT_INVALID && strstr(convjit_errmsg(), "schedule pointwise")) return 0;
-        convjit_problem_format(&p, text, sizeof text);
-        CHECK_THAT(!s && result.wrong == 0 && result.of > 0, "%s %s: %s; %llu wrong of %llu: %s", text, schedule,
-                   s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
+        if (!family_check(cj, r, &p, schedule, exact)) return 0;
     }
     return 1;
 }
 
 int main(void)
 {
-    static const struct { const char *order, *async; bool exact; } runs[] = { { "forward", "wait", true }, { "reverse", "issue", true },
-        { "seed:5", "wait", true }, { "forward", "wait", false } };
-    enum { RUNS = sizeof runs / sizeof *runs };
-    const char *given = getenv("CONVJIT_TEST_KERNELS");
-    int wanted = given ? atoi(given) : KERNELS, kernels = 0;
-    rng r = { test_seed() };
-    printf("seed %llu\n", (unsigned long long)r.state);
-    char directory[] = "/tmp/convjit-test-XXXXXX", command[128];
-    if (!mkdtemp(directory)) return 1;
-    for (int i = 0; i < RUNS; i++) {
-        setenv("CONVJIT_EMU_ORDER", runs[i].order, 1);
-        setenv("CONVJIT_EMU_ASYNC", runs[i].async, 1);
-        convjit_config config = { .size = sizeof config, .device = CONVJIT_EMU, .cache_dir = directory };
-        convjit *cj = NULL;
-        CHECK_OK(convjit_open(&cj, &config));
-        if (!cj) break;
-        for (int n = 0, draws = 0; n < wanted && draws < DRAWS * wanted; draws++) {
-            int one = one_kernel(cj, &r, runs[i].exact);
-            n += one, kernels += one;
-        }
-        convjit_close(cj);
-    }
-    CHECK_THAT(kernels == RUNS * wanted, "%d kernels; %d are wanted", kernels, RUNS * wanted);
-    snprintf(command, sizeof command, "rm -rf %s", directory);
-    if (system(command) != 0) fprintf(stderr, "could not remove %s\n", directory);
-    return check_done("emu/pointwise");
+    static const family_mode modes[] = { { "forward", "wait", true }, { "reverse", "issue", true }, { "seed:5", "wait", true },
+                                         { "forward", "wait", false } };
+    return family_main("emu/pointwise", modes, sizeof modes / sizeof *modes, KERNELS, one_kernel);
 }
