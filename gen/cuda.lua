@@ -26,6 +26,12 @@ function cuda.store(mode, expression)
     return types[mode].store == "" and expression or types[mode].store .. "(" .. expression .. ")"
 end
 
+-- The place of a weight in its filter: of channel `c` of `channels`, and tap `tap` of R * S.
+function cuda.weight_at(p, channels, c, tap)
+    if p.weights_layout == "krsc" then return tap .. " * " .. channels .. " + " .. c end
+    return c .. " * (R * S) + " .. tap
+end
+
 -- A float literal that reads back exactly.
 function cuda.float(value)
     local text = problem.float(value)

@@ -31,8 +31,8 @@ local function head(p, arch, kernel, file, explained, body)
 end
 
 -- problem:  { n, c, h, w, k, r, s, stride_h, stride_w, pad_top, pad_left, pad_bottom, pad_right, dil_h, dil_w, groups,
---             math = "f32"|"tf32"|"f16"|"bf16", layout = "nchw"|"nhwc", activation = "identity"|"relu"|..., alpha, beta,
---             bias = boolean, residual = boolean }
+--             math = "f32"|"tf32"|"f16"|"bf16", layout = "nchw"|"nhwc", weights_layout = "kcrs"|"krsc",
+--             activation = "identity"|"relu"|..., alpha, beta, bias = boolean, residual = boolean }
 -- target:   { arch = "sm_90a", sms = number of multiprocessors, 0 if unknown }
 -- wanted:   nil, a schedule's name, or a full specification
 -- Returns   { name, tuple, arch, schedule, why, source, options, workspace, packed, align, requires = { { expr, why } },

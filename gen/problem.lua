@@ -46,7 +46,8 @@ end
 local function fields(p)
     return pair("stride", p.stride_h, p.stride_w, 1) .. padding(p) .. pair("dil", p.dil_h, p.dil_w, 1) ..
            (p.groups == 1 and "" or "_g" .. p.groups) .. (p.math == "f32" and "" or "_" .. p.math) ..
-           (p.layout == "nchw" and "" or "_" .. p.layout) .. (p.bias and "_bias" or "") .. activation(p) ..
+           (p.layout == "nchw" and "" or "_" .. p.layout) ..
+           (p.weights_layout == "kcrs" and "" or "_" .. p.weights_layout) .. (p.bias and "_bias" or "") .. activation(p) ..
            (p.residual and "_residual" or "")
 end
 
@@ -70,7 +71,7 @@ local function output(size, before, after, dilation, taps, stride)
 end
 
 -- The problem with its derived fields: p and q (output height and width), cg and kg (channels and filters of one group),
--- bytes (of an element), wide (an image of x or y has 2^31 elements or more).
+-- bytes (of an element), wide (an image of x or y has 2^31 elements or more). Its weights are kcrs where krsc is the same memory.
 function problem.of(given)
     for _, name in ipairs { "n", "c", "h", "w", "k", "r", "s", "stride_h", "stride_w", "dil_h", "dil_w", "groups" } do
         if math.type(given[name]) ~= "integer" or given[name] < 1 then
@@ -93,6 +94,7 @@ function problem.of(given)
         bytes = (given.math == "f32" or given.math == "tf32") and 4 or 2,
     })
     if p.p < 1 or p.q < 1 then refuse("the filter is larger than the padded input") end
+    if p.cg == 1 or p.r == 1 and p.s == 1 then p.weights_layout = "kcrs" end
     p.wide = p.c * p.h * p.w > INT_MAX or p.k * p.p * p.q > INT_MAX
     return strict.seal(p, "problem")
 end

@@ -118,6 +118,7 @@ return function(p, kernel)
         bias = p.bias and "True" or "False",
         dtype = types[p.math].python, scalar_type = types[p.math].scalar,
         memory_format = layouts[p.layout].format, described_layout = layouts[p.layout].described,
+        weight_format = p.weights_layout == "krsc" and "ChannelsLast" or "Contiguous",
         epilogue = epilogue(p),
         several = #kernel.launches > 1,
         workspace = kernel.workspace ~= "0" or packed ~= "0", packed = packed,

@@ -102,6 +102,12 @@ typedef enum convjit_layout {
     CONVJIT_LAYOUT_COUNT
 } convjit_layout;
 
+typedef enum convjit_weights_layout {
+    CONVJIT_KCRS = 0, /* w is K,C/groups,R,S, last index fastest, no gaps */
+    CONVJIT_KRSC,     /* w is K,R,S,C/groups (the weights of PyTorch's channels_last models) */
+    CONVJIT_WEIGHTS_LAYOUT_COUNT
+} convjit_weights_layout;
+
 typedef enum convjit_activation {
     CONVJIT_IDENTITY = 0,
     CONVJIT_RELU,       /* max(v, 0) */
@@ -115,8 +121,8 @@ typedef enum convjit_activation {
     CONVJIT_ACTIVATION_COUNT
 } convjit_activation;
 
-/* What to compute. Weights are K, C/groups, R, S in that order in either layout; bias has K elements. Every tensor has
- * the storage type of `math`. */
+/* What to compute. Either layout of the weights goes with either layout of the other tensors; bias has K elements. Every
+ * tensor has the storage type of `math`. */
 typedef struct convjit_problem {
     size_t size;
     int64_t n, c, h, w; /* input */
@@ -131,21 +137,24 @@ typedef struct convjit_problem {
     float alpha, beta; /* leaky_relu: slope (default 0.01), 0; clamp: lower, upper bound; otherwise 0, 0 */
     int bias;          /* 0 or 1 */
     int residual;      /* 0 or 1: a tensor of y's shape, added last */
+    convjit_weights_layout weights_layout;
 } convjit_problem;
 
-/* A 1x1 kernel of one channel on one pixel, f32, nchw: defaults to overwrite. */
+/* A 1x1 kernel of one channel on one pixel, f32, nchw, kcrs: defaults to overwrite. */
 CONVJIT_API void convjit_problem_init(convjit_problem *problem);
 
 /* Reads a problem string such as "n64c256h56w56k256r3s3_stride2_pad1_g32_f16_nhwc_bias_relu", or a benchdnn descriptor
  * such as "mb64_ic256ih56oc256oh28kh3sh2ph1". The fields behind the sizes, joined by '_', in any order, each at most once:
  *     strideA strideAxB     padA padAxB padTxLxBxR     dilA dilAxB     gA     f32 tf32 f16 bf16     nchw nhwc
- *     bias   residual   relu leaky_relu leaky_reluSLOPE silu gelu hardswish sigmoid tanh clampLOxHI
+ *     kcrs krsc   bias   residual   relu leaky_relu leaky_reluSLOPE silu gelu hardswish sigmoid tanh clampLOxHI
+ * krsc comes out as kcrs where C/groups or R*S is 1: both are the same memory then, and one kernel serves both.
  * All sizes n c h w k r s are required, in that order. The problem is checked as convjit_problem_check does.
  * Errors: CONVJIT_PARSE with the place and what was expected there; those of convjit_problem_check. */
 CONVJIT_API convjit_status convjit_problem_parse(convjit_problem *problem, const char *text);
 
 /* Writes the canonical string, as snprintf does: at most `capacity` bytes with the final 0, and returns the length that
- * the whole string has without it. parse(format(p)) == p, and format(parse(s)) is canonical. */
+ * the whole string has without it. parse(format(p)) == p, but for a krsc that is also kcrs, and format(parse(s)) is
+ * canonical. */
 CONVJIT_API size_t convjit_problem_format(const convjit_problem *problem, char *text, size_t capacity);
 
 /* CONVJIT_OK, or CONVJIT_INVALID and a message that names the field and the limit: sizes below 1, groups that do not

@@ -52,7 +52,10 @@ bool cj_mul64(int64_t a, int64_t b, int64_t *out); /* false on overflow */
 bool cj_add64(int64_t a, int64_t b, int64_t *out);
 const char *cj_math_name(convjit_math m);                 /* "f32" ... */
 const char *cj_layout_name(convjit_layout l);             /* "nchw" ... */
+const char *cj_weights_layout_name(convjit_weights_layout l); /* "kcrs" ... */
 const char *cj_activation_name(convjit_activation a);     /* "identity" ... */
+/* The layout of the weights; kcrs where krsc is the same memory. All that tells problems apart goes by this. */
+convjit_weights_layout cj_weights_layout(const convjit_problem *problem);
 
 /* ---- benchdnn.c: oneDNN's descriptors, "g32mb64_ic256ih56_oc256oh56_kh3ph1_n\"name\"" ---- */
 

@@ -53,7 +53,7 @@ typedef struct tensor { /* a tensor map but for its address */
 
 typedef struct plan_key { /* no padding: compared and hashed as bytes */
     int64_t sizes[16];
-    int32_t math, layout, activation, bias, residual, unused;
+    int32_t math, layout, activation, bias, residual, weights_layout;
     float alpha, beta;
     uint64_t binding;
 } plan_key;
@@ -141,7 +141,8 @@ static plan_key key_of(const convjit_problem *p, uintptr_t binding)
         .sizes = {p->n, p->c, p->h, p->w, p->k, p->r, p->s, p->stride_h, p->stride_w, p->pad_top, p->pad_left,
                   p->pad_bottom, p->pad_right, p->dil_h, p->dil_w, p->groups},
         .math = (int32_t)p->math, .layout = (int32_t)p->layout, .activation = (int32_t)p->activation,
-        .bias = p->bias, .residual = p->residual, .alpha = p->alpha, .beta = p->beta, .binding = binding,
+        .bias = p->bias, .residual = p->residual, .weights_layout = (int32_t)cj_weights_layout(p),
+        .alpha = p->alpha, .beta = p->beta, .binding = binding,
     };
 }
 

@@ -26,6 +26,9 @@ static const char *const math_names[CONVJIT_MATH_COUNT] = {
     [CONVJIT_F32] = "f32", [CONVJIT_TF32] = "tf32", [CONVJIT_F16] = "f16", [CONVJIT_BF16] = "bf16",
 };
 static const char *const layout_names[CONVJIT_LAYOUT_COUNT] = {[CONVJIT_NCHW] = "nchw", [CONVJIT_NHWC] = "nhwc"};
+static const char *const weights_layout_names[CONVJIT_WEIGHTS_LAYOUT_COUNT] = {
+    [CONVJIT_KCRS] = "kcrs", [CONVJIT_KRSC] = "krsc",
+};
 static const char *const activation_names[CONVJIT_ACTIVATION_COUNT] = {
     [CONVJIT_IDENTITY] = "identity",   [CONVJIT_RELU] = "relu", [CONVJIT_LEAKY_RELU] = "leaky_relu",
     [CONVJIT_SILU] = "silu",           [CONVJIT_GELU] = "gelu", [CONVJIT_HARDSWISH] = "hardswish",
@@ -40,6 +43,11 @@ const char *cj_math_name(convjit_math m)
 const char *cj_layout_name(convjit_layout l)
 {
     return (unsigned)l < CONVJIT_LAYOUT_COUNT ? layout_names[l] : "unknown";
+}
+
+const char *cj_weights_layout_name(convjit_weights_layout l)
+{
+    return (unsigned)l < CONVJIT_WEIGHTS_LAYOUT_COUNT ? weights_layout_names[l] : "unknown";
 }
 
 const char *cj_activation_name(convjit_activation a)
@@ -100,6 +108,8 @@ static convjit_status check_choices(const convjit_problem *p)
     convjit_status status = check_choice("math", p->math, CONVJIT_MATH_COUNT - 1);
     if (!status)
         status = check_choice("layout", p->layout, CONVJIT_LAYOUT_COUNT - 1);
+    if (!status)
+        status = check_choice("weights_layout", p->weights_layout, CONVJIT_WEIGHTS_LAYOUT_COUNT - 1);
     if (!status)
         status = check_choice("activation", p->activation, CONVJIT_ACTIVATION_COUNT - 1);
     if (!status)
@@ -236,6 +246,12 @@ int64_t convjit_problem_q(const convjit_problem *p)
     return (p->w + p->pad_left + p->pad_right - p->dil_w * (p->s - 1) - 1) / p->stride_w + 1;
 }
 
+convjit_weights_layout cj_weights_layout(const convjit_problem *p)
+{
+    bool same = p->c == p->groups || (p->r == 1 && p->s == 1);
+    return same ? CONVJIT_KCRS : p->weights_layout;
+}
+
 int64_t convjit_problem_elements(const convjit_problem *problem, convjit_tensor tensor)
 {
     int64_t shape[4];
@@ -306,6 +322,8 @@ size_t convjit_problem_format(const convjit_problem *p, char *text, size_t capac
         put(&s, "_%s", cj_math_name(p->math));
     if (p->layout != CONVJIT_NCHW)
         put(&s, "_%s", cj_layout_name(p->layout));
+    if (cj_weights_layout(p) != CONVJIT_KCRS)
+        put(&s, "_%s", cj_weights_layout_name(p->weights_layout));
     if (p->bias)
         put(&s, "_bias");
     put_activation(&s, p);
@@ -318,13 +336,14 @@ size_t convjit_problem_format(const convjit_problem *p, char *text, size_t capac
 
 /* What a field is about. A problem string has at most one of each. */
 typedef enum topic {
-    STRIDE, PAD, DIL, GROUPS, MATH, LAYOUT, BIAS, ACTIVATION, RESIDUAL, TOPIC_COUNT
+    STRIDE, PAD, DIL, GROUPS, MATH, LAYOUT, WEIGHTS_LAYOUT, BIAS, ACTIVATION, RESIDUAL, TOPIC_COUNT
 } topic;
 static const char *const topic_names[TOPIC_COUNT] = {
-    "stride", "padding", "dilation", "number of groups", "math mode", "layout", "bias", "activation", "residual",
+    "stride", "padding", "dilation", "number of groups", "math mode", "layout", "layout of the weights", "bias",
+    "activation", "residual",
 };
-static const char FIELD_FORMS[] = "strideA padA dilA gA f32 tf32 f16 bf16 nchw nhwc bias residual relu leaky_reluSLOPE "
-                                  "silu gelu hardswish sigmoid tanh clampLOxHI";
+static const char FIELD_FORMS[] = "strideA padA dilA gA f32 tf32 f16 bf16 nchw nhwc kcrs krsc bias residual relu "
+                                  "leaky_reluSLOPE silu gelu hardswish sigmoid tanh clampLOxHI";
 
 typedef struct reader {
     const char *text, *at;
@@ -459,6 +478,7 @@ static bool match_word(const char *start, size_t length, topic *t, int *value)
     static const struct { const char *word; topic t; int value; } words[] = {
         {"f32", MATH, CONVJIT_F32}, {"tf32", MATH, CONVJIT_TF32}, {"f16", MATH, CONVJIT_F16},
         {"bf16", MATH, CONVJIT_BF16}, {"nchw", LAYOUT, CONVJIT_NCHW}, {"nhwc", LAYOUT, CONVJIT_NHWC},
+        {"kcrs", WEIGHTS_LAYOUT, CONVJIT_KCRS}, {"krsc", WEIGHTS_LAYOUT, CONVJIT_KRSC},
         {"bias", BIAS, 1}, {"residual", RESIDUAL, 1},
         {"relu", ACTIVATION, CONVJIT_RELU}, {"leaky_relu", ACTIVATION, CONVJIT_LEAKY_RELU},
         {"silu", ACTIVATION, CONVJIT_SILU}, {"gelu", ACTIVATION, CONVJIT_GELU},
@@ -498,6 +518,7 @@ static void set_word(convjit_problem *p, topic t, int value)
     switch (t) {
     case MATH: p->math = (convjit_math)value; break;
     case LAYOUT: p->layout = (convjit_layout)value; break;
+    case WEIGHTS_LAYOUT: p->weights_layout = (convjit_weights_layout)value; break;
     case BIAS: p->bias = value; break;
     case RESIDUAL: p->residual = value; break;
     default:
@@ -596,7 +617,9 @@ convjit_status convjit_problem_parse(convjit_problem *problem, const char *text)
     convjit_status status = cj_is_benchdnn(text) ? cj_benchdnn_parse(&parsed, text) : read_problem(&r);
     if (!status)
         status = convjit_problem_check(&parsed);
-    if (!status)
-        memcpy(problem, &parsed, sizeof parsed); /* with its padding */
-    return status;
+    if (status)
+        return status;
+    parsed.weights_layout = cj_weights_layout(&parsed);
+    memcpy(problem, &parsed, sizeof parsed); /* with its padding */
+    return CONVJIT_OK;
 }

@@ -456,10 +456,12 @@ static void read_row(const checker *ck, int64_t n, int64_t c, int64_t h, double 
 static int64_t list_taps(const checker *ck, int64_t k, int64_t c, const scratch *s)
 {
     const convjit_problem *p = ck->problem;
-    int64_t n_taps = 0, at = (k * ck->cg + c) * p->r * p->s;
+    bool krsc = p->weights_layout == CONVJIT_KRSC;
+    int64_t n_taps = 0, step = krsc ? ck->cg : 1;
+    int64_t at = krsc ? k * ck->cg * p->r * p->s + c : (k * ck->cg + c) * p->r * p->s;
     for (int64_t r = 0; r < p->r; r++) {
         const double *row = s->x + r * ck->phases * ck->phase_length;
-        for (int64_t j = 0; j < p->s; j++, at++) {
+        for (int64_t j = 0; j < p->s; j++, at += step) {
             double w = (double)load(p->math, ck->host->weights, at);
             int64_t column = j * p->dil_w;
             if (s->inside[r] && w != 0)

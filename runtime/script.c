@@ -1111,6 +1111,7 @@ static void push_problem(lua_State *L, const convjit_problem *p)
     };
     const struct { const char *name, *value; } names[] = {
         {"math", cj_math_name(p->math)}, {"layout", cj_layout_name(p->layout)},
+        {"weights_layout", cj_weights_layout_name(cj_weights_layout(p))},
         {"activation", cj_activation_name(p->activation)},
     };
     lua_newtable(L);

@@ -77,6 +77,7 @@ static void draw_tuple(rng *r, convjit_problem *p)
     }
     p->math = (convjit_math)rng_range(r, 0, CONVJIT_MATH_COUNT - 1);
     p->layout = (convjit_layout)rng_range(r, 0, CONVJIT_LAYOUT_COUNT - 1);
+    p->weights_layout = rng_chance(r, 30) ? CONVJIT_KRSC : CONVJIT_KCRS;
     p->bias = rng_chance(r, 40);
     p->residual = rng_chance(r, 25);
     if (rng_chance(r, 50)) p->activation = (convjit_activation)rng_range(r, 0, CONVJIT_ACTIVATION_COUNT - 1);

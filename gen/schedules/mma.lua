@@ -3,7 +3,7 @@
 -- An implicit matrix product: filters times pixels, over channels and taps. The pixels of a tile are a run of all outputs in
 -- the order of memory, across rows and images, so that small images leave no part of a tile empty; each tap's pixels are
 -- gathered afresh, 16 bytes of channels at a time, zeros where the window hangs over the edge. That wants channels innermost
--- and weights in the order of the reduction: launches before bring them there, unless they are; where pixels are few, each
+-- and weights in whole pieces, too: launches before bring them there, unless they are (krsc); where pixels are few, each
 -- block puts its weights in order itself.
 --
 -- Where there are few tiles, the reduction is split among blocks: those of a cluster add their sums through each other's shared
@@ -65,6 +65,11 @@ local function unit_of(p, pieces, band)
     return max(1, min(band, PACK_BYTES // each))
 end
 
+-- Whether a filter's weights are not yet in whole pieces of channels.
+local function packs(p)
+    return p.cg * p.bytes % 16 ~= 0 or p.r * p.s > 1 and p.weights_layout == "kcrs"
+end
+
 local function derive(p, s, t)
     local d = { elements = 16 // p.bytes }
     d.pieces = ceildiv(p.cg, d.elements)
@@ -82,10 +87,10 @@ local function derive(p, s, t)
     d.accumulators = s.tk * s.tp // d.threads * (p.math == "f32" and 2 or 1)
     -- on a multiprocessor, for f32: left alone, the compiler may stop at 128 registers and spill a few
     d.least_blocks = t.registers_sm // (d.threads * (96 + d.accumulators))
-    d.packs = s.raw == 0 and (p.r * p.s > 1 or p.cg % d.elements ~= 0)
+    d.packs = s.raw == 0 and packs(p)
     d.transposes = p.layout == "nchw" or p.cg % d.elements ~= 0
     d.unit = unit_of(p, d.pieces, d.band)
-    d.pack_smem = d.packs and d.unit * p.r * p.s * 16 or 0
+    d.pack_smem = d.packs and p.weights_layout == "kcrs" and d.unit * p.r * p.s * 16 or 0
     d.overlaps = has_clusters(t)   -- the same architectures have both
     d.second = s.split > 1 and s.cluster == 0
     return d
@@ -96,6 +101,7 @@ local shape <const> = launch.remember(derive)
 function mma.check(p, t, s)
     local ok, reason = mma.applies(p, t)
     if not ok then return reason end
+    if s.raw == 1 and p.weights_layout == "krsc" then return "weights whose channels are innermost need no other order" end
     if s.raw == 1 and p.cg * p.bytes % (16 * s.split) ~= 0 then
         return string.format("%d channels are not shared by %d blocks in whole pieces of 16 bytes", p.cg, s.split)
     end
@@ -149,7 +155,7 @@ local function add(list, p, t, tile, split, tiles_p, blocks)
         -- small tiles: a third block may serve better than one more stage
         if blocks > 2 * t.sms and tile[1] * tile[2] <= 8192 then variant(0, ceildiv(slices, split), 3) end
     end
-    if p.r * p.s > 1 and p.cg * p.bytes % (16 * split) == 0 and tiles_p <= RAW_TILES and
+    if p.r * p.s > 1 and p.weights_layout == "kcrs" and p.cg * p.bytes % (16 * split) == 0 and tiles_p <= RAW_TILES and
        tile[1] * 2 * p.r * p.s * pieces * 16 <= RAW_BYTES * split then
         variant(1, ceildiv(p.r * p.s * pieces // split, 8), 2)
     end

@@ -414,7 +414,7 @@ function wgmma.launch(p, t, s)
     local packed_k = runs >= 15 * t.sms and 4 * run_bytes <= 48 * 1024 and 4 or 1
     local launches = { {
         suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },
-        smem = tostring(packed_k * run_bytes), args = { call("weights"), call("packed", "0") }, packs = true,
+        smem = p.weights_layout == "krsc" and "0" or tostring(packed_k * run_bytes), args = { call("weights"), call("packed", "0") }, packs = true,
     } }
     if d.transpose then
         launches[2] = {

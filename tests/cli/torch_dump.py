@@ -31,6 +31,7 @@ PROBLEMS = [
     "n1c3h40w40k8r4s4_pad1x1x2x2_bf16_clamp-1x1",
     "n1c3h30000w30000k1r1s1_tf32_residual",
     "n2c64h20w24k64r3s3_pad1_f16_relu",
+    "n2c10h9w11k4r3s2_g2_f16_krsc",
 ]
 
 
@@ -42,9 +43,10 @@ def dump(problem, *options):
 
 class Tensor:
     def __init__(self, name, requires_grad=False):
-        self.name, self.requires_grad = name, requires_grad
+        self.name, self.requires_grad, self.format = name, requires_grad, None
 
-    def contiguous(self):
+    def contiguous(self, memory_format="contiguous_format"):
+        self.format = memory_format
         return self
 
 
@@ -54,6 +56,7 @@ def stand_in():
     utils, extension = types.ModuleType("torch.utils"), types.ModuleType("torch.utils.cpp_extension")
     torch.noted = {"grad": False}
     torch.float32, torch.float16, torch.bfloat16 = "float32", "float16", "bfloat16"
+    torch.channels_last = "channels_last"
     torch.is_grad_enabled = lambda: torch.noted["grad"]
 
     class Function:
@@ -119,6 +122,7 @@ class Parsed:
         self.stride, self.dilation = ((numbers.get(field, [1]) * 2)[:2] for field in ("stride", "dil"))
         self.padding = (numbers.get("pad", [0]) * 4)[:4]  # top, left, bottom, right
         self.groups = numbers.get("g", [1])[0]
+        self.krsc = "krsc" in fields
         self.dtype = "float16" if "f16" in fields else "bfloat16" if "bf16" in fields else "float32"
 
     def output(self, h, w):
@@ -232,6 +236,7 @@ class TheFile(unittest.TestCase):
             inputs = [Tensor("x")] + ([Tensor("residual")] if p.residual else [])
             expected = ["x", "weight"] + ["bias"] * p.bias + ["residual"] * p.residual
             self.assertEqual(model(*inputs), expected)
+            self.assertEqual(model.conv2d.weight.format, "channels_last" if p.krsc else "contiguous_format")
             self.assertNotIn("apply", torch.noted)
             torch.noted["grad"] = True
             self.assertEqual(model(*inputs), expected)

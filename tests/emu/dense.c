@@ -2,7 +2,7 @@
  * turns, channels shared by a cluster; all types and layouts; bit for bit on images of random, mostly odd sizes. */
 #include "differential.h"
 
-/* Tuples are written with a small image, whose size the test replaces. */
+/* Tuples are written with a small image, whose size the test replaces; it draws the layout of the weights. */
 static const struct { const char *tuple, *schedule; } kernels[] = {
     /* strips of columns, of one image and of several, in boxes and not */
     { "n1c40h1w1k70r3s3_pad1_f16_nhwc_bias_relu", "wgmma:wm=2,tp=9,sq=2,ni=1,cb=128,lw=0,split=1,box=0" },
@@ -31,6 +31,7 @@ static void run_sizes(convjit *cj, const char *tuple, const char *schedule, rng 
 {
     convjit_problem p;
     CHECK_OK(convjit_problem_parse(&p, tuple));
+    p.weights_layout = rng_chance(r, 50) ? CONVJIT_KRSC : CONVJIT_KCRS;
     int64_t least_h = p.dil_h * (p.r - 1) + 1 - p.pad_top - p.pad_bottom, least_w = p.dil_w * (p.s - 1) + 1 - p.pad_left - p.pad_right;
     for (int i = 0; i < SIZES; i++) {
         p.n = rng_range(r, 1, 3);
@@ -39,8 +40,8 @@ static void run_sizes(convjit *cj, const char *tuple, const char *schedule, rng 
         char used[256] = "";
         cj_check result = { 0 };
         convjit_status s = run_problem(cj, &p, schedule, true, rng_next(r), 0, &result, used);
-        CHECK_THAT(s == CONVJIT_OK && result.wrong == 0 && result.of > 0, "n%dh%dw%d of %s, %s: %s; %llu wrong: %s", (int)p.n, (int)p.h,
-                   (int)p.w, tuple, schedule, s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, result.first);
+        CHECK_THAT(s == CONVJIT_OK && result.wrong == 0 && result.of > 0, "n%dh%dw%d of %s, %s, %s: %s; %llu wrong: %s", (int)p.n, (int)p.h,
+                   (int)p.w, tuple, cj_weights_layout_name(p.weights_layout), schedule, s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, result.first);
     }
 }
 

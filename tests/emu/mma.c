@@ -29,6 +29,7 @@ static void draw_dense(rng *r, convjit_problem *p)
     }
     p->math = (convjit_math)rng_range(r, 0, CONVJIT_MATH_COUNT - 1);
     p->layout = (convjit_layout)rng_range(r, 0, CONVJIT_LAYOUT_COUNT - 1);
+    p->weights_layout = (convjit_weights_layout)rng_range(r, 0, CONVJIT_WEIGHTS_LAYOUT_COUNT - 1);
     p->bias = rng_chance(r, 40);
     p->residual = rng_chance(r, 30);
     if (rng_chance(r, 30)) p->activation = CONVJIT_RELU;

@@ -22,7 +22,7 @@ BUILD = Path(os.environ.get("BUILD") or ROOT / "build")
 PROBLEMS = [
     "n2c16h20w24k32r5s7_bias",
     "n1c128h28w28k128r3s3_pad1_f16_nhwc_bias_silu_residual",  # few outputs: the reduction is split, with a workspace
-    "n2c6h9w11k4r3s2_stride2x1_pad1x2_dil2x1_g2_bf16",
+    "n2c6h9w11k4r3s2_stride2x1_pad1x2_dil2x1_g2_bf16_krsc",
     "n1c3h40w40k8r4s4_pad1x1x2x2_tf32_nhwc_relu",  # the padding that nn.Conv2d calls "same"
 ]
 

@@ -10,7 +10,7 @@ local cuda <const> = require "cuda"
 local base <const> = {
     n = 8, c = 64, h = 40, w = 50, k = 128, r = 5, s = 7, stride_h = 1, stride_w = 1, pad_top = 0, pad_left = 0,
     pad_bottom = 0, pad_right = 0, dil_h = 1, dil_w = 1, groups = 1, math = "f32", layout = "nchw",
-    activation = "identity", alpha = 0.0, beta = 0.0, bias = false, residual = false,
+    weights_layout = "kcrs", activation = "identity", alpha = 0.0, beta = 0.0, bias = false, residual = false,
 }
 local device <const> = { arch = "sm_90", sms = 132 }
 
@@ -171,6 +171,7 @@ for _, arch in ipairs { "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", 
 end
 check("channels innermost and a filter of one tap need no preparation",
       #init.generate(with { r = 1, s = 1, layout = "nhwc" }, device, "mma:tk=64,tp=64,wk=2,wp=2,stages=4,split=1,cluster=0,raw=0").launches == 1)
+check("nor do weights whose channels are innermost", #init.generate(with { layout = "nhwc", weights_layout = "krsc" }, device, "mma").launches == 1)
 local function mma_refuses(part, parameters, changes)
     local message = refusal("invalid", init.generate, with(changes or {}), device, "mma:" .. parameters)
     return message ~= nil and string.find(message, part, 1, true) ~= nil
@@ -180,6 +181,8 @@ check("mma: warps that do not share a tile", mma_refuses("in sixteens", "tk=48,t
 check("mma: too much shared memory", mma_refuses("bytes of shared memory", "tk=128,tp=128,wk=2,wp=4,stages=8,split=1,cluster=0,raw=0"))
 check("mma: more parts than slices", mma_refuses("not split among", "tk=64,tp=64,wk=2,wp=2,stages=2,split=64,cluster=0,raw=0"))
 check("mma: a cluster of one", mma_refuses("no cluster of 1", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=1,raw=0"))
+check("mma: weights that are in order", mma_refuses("need no other order", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=0,raw=1",
+                                                    { weights_layout = "krsc" }))
 check("mma: groups of few channels", mma_refuses("groups of 8 channels", "tk=64,tp=64,wk=2,wp=2,stages=2,split=1,cluster=0,raw=0",
                                                  { groups = 8 }))
 
@@ -314,6 +317,11 @@ end
 
 check("a tuple's text", problem.tuple(with { pad_top = 1, pad_bottom = 2, math = "tf32", activation = "clamp", alpha = -0.5,
                                              beta = 6.0, bias = true }) == "c64k128r5s7_pad1x0x2x0_tf32_bias_clamp-0.5x6")
+check("the layout of weights is a part of it", problem.tuple(problem.of(with { weights_layout = "krsc" })) == "c64k128r5s7_krsc")
+for _, same in ipairs { { r = 1, s = 1 }, { groups = 64 } } do
+    local changes = strict.with(same, { weights_layout = "krsc" })
+    check("unless it is the same memory", problem.tuple(problem.of(with(changes))) == problem.tuple(problem.of(with(same))))
+end
 check("the default slope is left out", problem.tuple(with { activation = "leaky_relu", alpha = 0.01 }) ==
       "c64k128r5s7_leaky_relu")
 check("a float's shortest text", problem.float(0.1) == "0.1" and problem.float(16777216.0) == "16777216" and

@@ -30,7 +30,11 @@ static convjit_status refused(fake *f, int64_t n, int64_t h, int64_t w, const ch
 
 static void test_create(fake *f)
 {
-    convjit_plan *plan = create(f, 2, 20, 10), *again = create(f, 2, 20, 10), *other = create(f, 5, 30, 10);
+    convjit_plan *plan = create(f, 2, 20, 10), *again = create(f, 2, 20, 10), *other = create(f, 5, 30, 10), *krsc = NULL;
+    convjit_problem p = fake_problem(2, 20, 10);
+    p.weights_layout = CONVJIT_KRSC; /* of one tap: no other memory, and no other plan */
+    CHECK_OK(convjit_plan_create(&krsc, f->cj, &p));
+    CHECK_INT(convjit_plan_origin(krsc), CONVJIT_FROM_MEMORY);
     CHECK_INT(convjit_plan_origin(plan), CONVJIT_COMPILED);
     CHECK_STR(convjit_plan_schedule(plan), "even:x=1");
     CHECK_INT(convjit_plan_workspace(plan), 0);
@@ -53,6 +57,7 @@ static void test_create(fake *f)
     convjit_plan_destroy(plan);
     convjit_plan_destroy(again);
     convjit_plan_destroy(other);
+    convjit_plan_destroy(krsc);
     convjit_plan_destroy(NULL);
 }
 

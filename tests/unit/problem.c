@@ -41,6 +41,12 @@ static void test_canonical(void)
         {"n1c1h9w9k1r1s1_sigmoid", "n1c1h9w9k1r1s1_sigmoid"},
         {"n1c1h9w9k1r1s1_tanh", "n1c1h9w9k1r1s1_tanh"},
         {"n1c1h9w9k1r1s1_relu", "n1c1h9w9k1r1s1_relu"},
+        {"n1c2h9w9k1r1s3_krsc_bias_nhwc", "n1c2h9w9k1r1s3_nhwc_krsc_bias"},
+        {"n1c2h9w9k1r3s1_krsc", "n1c2h9w9k1r3s1_krsc"},
+        {"n1c2h9w9k1r3s3_kcrs", "n1c2h9w9k1r3s3"},
+        {"n1c4h9w9k2r1s1_krsc", "n1c4h9w9k2r1s1"},          /* one tap, or one channel a group: the same memory */
+        {"n1c4h9w9k4r3s3_krsc_g4", "n1c4h9w9k4r3s3_g4"},
+        {"n1c4h9w9k4r3s3_g2_krsc", "n1c4h9w9k4r3s3_g2_krsc"},
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         CHECK_THAT(strcmp(canonical(pairs[i][0]), pairs[i][1]) == 0, "%s became %s, expected %s", pairs[i][0],
@@ -51,12 +57,13 @@ static void test_fields(void)
 {
     convjit_problem p;
     CHECK_OK(convjit_problem_parse(
-        &p, "n2c6h7w8k9r3s2_stride2x3_pad1x2x3x4_dil2x5_g3_bf16_nhwc_bias_clamp-1x2.5_residual"));
+        &p, "n2c6h7w8k9r3s2_stride2x3_pad1x2x3x4_dil2x5_g3_bf16_nhwc_krsc_bias_clamp-1x2.5_residual"));
     CHECK_INT(p.size, sizeof p);
     CHECK(p.n == 2 && p.c == 6 && p.h == 7 && p.w == 8 && p.k == 9 && p.r == 3 && p.s == 2);
     CHECK(p.stride_h == 2 && p.stride_w == 3 && p.dil_h == 2 && p.dil_w == 5 && p.groups == 3);
     CHECK(p.pad_top == 1 && p.pad_left == 2 && p.pad_bottom == 3 && p.pad_right == 4);
     CHECK(p.math == CONVJIT_BF16 && p.layout == CONVJIT_NHWC && p.activation == CONVJIT_CLAMP);
+    CHECK(p.weights_layout == CONVJIT_KRSC);
     CHECK(p.alpha == -1 && p.beta == 2.5f && p.bias == 1 && p.residual == 1);
     CHECK_INT(convjit_problem_p(&p), (7 + 1 + 3 - 2 * 2 - 1) / 2 + 1);
     CHECK_INT(convjit_problem_q(&p), (8 + 2 + 4 - 5 * 1 - 1) / 3 + 1);
@@ -152,6 +159,7 @@ static void test_parse_errors(void)
         {"n1c1h1w1k1r1s1_relu_gelu", "at most one activation, but \"gelu\" comes after \"relu\""},
         {"n1c1h1w1k1r1s1_clamp0x6_leaky_relu1", "but \"leaky_relu1\" comes after \"clamp0x6\""},
         {"n1c1h1w1k1r1s1_nchw_nhwc", "at most one layout, but \"nhwc\" comes after \"nchw\""},
+        {"n1c1h1w1k1r1s1_krsc_kcrs", "at most one layout of the weights, but \"kcrs\" comes after \"krsc\""},
         {"n1c1h1w1k1r1s1_f16_g1_f32", "at most one math mode, but \"f32\" comes after \"f16\""},
         {"n1c1h1w1k1r1s1_stride1_stride2x3", "at most one stride, but \"stride2x3\" comes after \"stride1\""},
         {"n1c1h1w1k1r1s1_pad1_pad1", "at most one padding"},
@@ -238,6 +246,7 @@ static void test_check_by_struct(void)
     REFUSED(p.dil_w = -1, "dil_w -1 is below 1");
     REFUSED(p.math = CONVJIT_MATH_COUNT, "math 4 is not between 0 and 3");
     REFUSED(p.layout = CONVJIT_LAYOUT_COUNT, "layout 2 is not between 0 and 1");
+    REFUSED(p.weights_layout = CONVJIT_WEIGHTS_LAYOUT_COUNT, "weights_layout 2 is not between 0 and 1");
     REFUSED(p.activation = CONVJIT_ACTIVATION_COUNT, "activation 9 is not between 0 and 8");
     REFUSED(p.bias = 2, "bias 2 is not between 0 and 1");
     REFUSED(p.residual = -1, "residual -1 is not between 0 and 1");
@@ -304,6 +313,8 @@ static void test_random_round_trips(void)
         p.pad_top = pick(0, 2), p.pad_left = pick(0, 2), p.pad_bottom = pick(0, 2), p.pad_right = pick(0, 2);
         p.math = (convjit_math)pick(0, CONVJIT_MATH_COUNT - 1);
         p.layout = (convjit_layout)pick(0, 1);
+        p.weights_layout = (convjit_weights_layout)pick(0, 1);
+        p.weights_layout = cj_weights_layout(&p);
         p.bias = (int)pick(0, 1), p.residual = (int)pick(0, 1);
         pick_activation(&p);
         char text[512], again[512];
@@ -385,6 +396,8 @@ static void test_names(void)
     CHECK_STR(cj_activation_name(CONVJIT_IDENTITY), "identity");
     CHECK_STR(cj_math_name(CONVJIT_MATH_COUNT), "unknown");
     CHECK_STR(cj_layout_name(CONVJIT_LAYOUT_COUNT), "unknown");
+    CHECK_STR(cj_weights_layout_name(CONVJIT_KRSC), "krsc");
+    CHECK_STR(cj_weights_layout_name(CONVJIT_WEIGHTS_LAYOUT_COUNT), "unknown");
     CHECK_STR(cj_activation_name(CONVJIT_ACTIVATION_COUNT), "unknown");
 }
 

@@ -107,7 +107,9 @@ static double pixel(const data *d, int64_t n, int64_t k, int64_t i, int64_t j, d
                 if (h < 0 || h >= p->h || w < 0 || w >= p->w)
                     continue;
                 double x = (double)get(d, CONVJIT_INPUT, index4(p, n, first + c, h, w, p->c, p->h, p->w));
-                double product = x * (double)get(d, CONVJIT_WEIGHTS, ((k * cg + c) * p->r + r) * p->s + s);
+                int64_t at = p->weights_layout == CONVJIT_KRSC ? ((k * p->r + r) * p->s + s) * cg + c
+                                                               : ((k * cg + c) * p->r + r) * p->s + s;
+                double product = x * (double)get(d, CONVJIT_WEIGHTS, at);
                 sum += product;
                 *magnitude += fabs(product);
             }
@@ -155,6 +157,8 @@ static const char *const problems[] = {
     "n1c3h7w70k5r5s7_pad2x3_bias",
     "n2c6h8w9k4r3s2_stride2x3_pad1x0x2x3_dil2x1_g2_nhwc_bias_relu_residual",
     "n1c8h6w6k16r3s3_pad1_g8_f16_silu",
+    "n2c10h8w9k4r3s2_stride1x2_pad1_dil1x2_g2_krsc_bias",
+    "n1c16h5w20k8r2s5_pad0x4_f16_nhwc_krsc",
     "n3c5h1w1k7r1s1_bf16_bias_leaky_relu0.1_residual",
     "n1c2h3w3k2r3s3_pad5_tf32_gelu",
     "n1c16h5w40k8r2s9_pad0x4_f16_nhwc_bias_clamp-3x7",
