@@ -13,7 +13,8 @@
 --   images are no multiple of 8 wide. What follows a line's last column, and an image's last row, is computed and dropped.
 --   With dilation, every dil_h-th row makes an image of its own, which needs no more rows around it than an undilated filter.
 --
--- A launch before packs the weights in the order in which they are consumed. A block stays on its multiprocessor and takes tile
+-- A launch before packs the weights in the order in which they are consumed, unless channels are innermost: then a filter's
+-- channels of a tap are a row already, and the tensor copy engine fetches them from where they lie. A block stays on its multiprocessor and takes tile
 -- after tile: one thread fetches weights into a ring, others the next patch, two warpgroups multiply. Where tiles are few, the
 -- blocks of a cluster share the channels of one, and add up their sums in the same order always.
 
@@ -159,6 +160,7 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
+    d.packs = p.weights_layout == "kcrs" or d.x_channels ~= p.c or d.parts > 1
     -- the three warpgroups begin with 168 registers a thread, and share those
     local many = d.accumulators * d.parts > 144
     d.producer_registers, d.consumer_registers = many and 56 or 88, many and 224 or 208
@@ -359,12 +361,12 @@ function wgmma.time(p, t, s)
     local us = 1e6 * clocks / (SUSTAINED * t.clock)
     us = max(us, 1e6 * (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes / (0.9 * t.bandwidth)) + 3.0
     -- the launches before: they reach 95 % of the bandwidth of a copy
-    local moved = (1 + d.parts) * p.k * p.c * p.r * p.s * p.bytes
+    local moved = d.packs and (1 + d.parts) * p.k * p.c * p.r * p.s * p.bytes or 0
     if d.transpose then
         us = us + 2.0
         moved = moved + 2 * p.n * p.c * p.h * p.w * p.bytes
     end
-    return us + 1.5 + 1e6 * moved / (0.95 * t.bandwidth)
+    return us + (d.packs and 1.5 or 0) + 1e6 * moved / (0.95 * t.bandwidth)
 end
 
 function wgmma.explain(p, s)
@@ -387,6 +389,29 @@ local function box_of(p, s, d)
     }
 end
 
+-- The map of the weights, by whose boxes the kernel fetches a tap of a tile's filters.
+local function filters_of(p, s, d)
+    local tap = p.c * p.bytes
+    return {
+        kind = "tensor_map", tensor = "weights", element = p.math, swizzle = s.cb,
+        dims = { tostring(p.c), tostring(p.r * p.s), tostring(p.k) }, strides = { tostring(tap), tostring(p.r * p.s * tap) },
+        box = { d.channels, 1, d.stage_k },
+    }
+end
+
+-- The launch that packs the weights.
+local function pack(p, t, s, d)
+    -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
+    local run_bytes, runs = s.cb * p.r * p.s, d.tiles_k * d.tile_k * d.chunks
+    -- few blocks: each one's latency is what counts; many: the bytes that they have under way, and what it costs to begin one
+    local packed_k = runs >= 15 * t.sms and 4 * run_bytes <= 48 * 1024 and 4 or 1
+    return {
+        suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },
+        smem = p.weights_layout == "krsc" and "0" or tostring(packed_k * run_bytes),
+        args = { launch.arg("weights"), launch.arg("packed", "0") }, packs = true,
+    }, packed_k
+end
+
 function wgmma.launch(p, t, s)
     local d = shape(p, s, t)
     local call <const> = launch.arg
@@ -402,23 +427,19 @@ function wgmma.launch(p, t, s)
         sizes = { string.format("ceildiv(P, %d)", s.tp), string.format("ceildiv(Q, %d)", 8 * s.sq) }
         tiles = string.format("ceildiv(N, %d) * %s * %s * %d", s.ni, sizes[1], sizes[2], d.tiles_k)
     end
-    local packed = d.parts * d.tiles_k * d.tile_k * d.chunks * p.r * p.s * s.cb
     local x = d.transpose and call("workspace", "0") or call("input")
     if d.boxes then x = box_of(p, s, d) end
-    local args = launch.args(p, { x, call("packed", "0") },
+    local args = launch.args(p, { x, d.packs and call("packed", "0") or filters_of(p, s, d) },
                              { "N", "H", "W", "P", "Q", table.unpack(sizes) })
     args[#args + 1] = call("i32", tiles)
-    -- one filter's weights of a chunk, which are no more than a patch: each tap has its own pixel there
-    local run_bytes, runs = s.cb * p.r * p.s, d.tiles_k * d.tile_k * d.chunks
-    -- few blocks: each one's latency is what counts; many: the bytes that they have under way, and what it costs to begin one
-    local packed_k = runs >= 15 * t.sms and 4 * run_bytes <= 48 * 1024 and 4 or 1
-    local launches = { {
-        suffix = "_pack", grid = { tostring(runs // packed_k), "1", "1" }, block = { 128, 1, 1 },
-        smem = p.weights_layout == "krsc" and "0" or tostring(packed_k * run_bytes), args = { call("weights"), call("packed", "0") }, packs = true,
-    } }
+    local launches, packed, packed_k = {}, nil, nil
+    if d.packs then
+        launches[1], packed_k = pack(p, t, s, d)
+        packed = tostring(d.parts * d.tiles_k * d.tile_k * d.chunks * p.r * p.s * s.cb)
+    end
     if d.transpose then
-        launches[2] = {
-            suffix = "_transpose", block = { 256, 1, 1 }, smem = p.layout == "nchw" and "8192" or "0", overlap = true,
+        launches[#launches + 1] = {
+            suffix = "_transpose", block = { 256, 1, 1 }, smem = p.layout == "nchw" and "8192" or "0", overlap = d.packs or nil,
             grid = { string.format("N * ceildiv(H * W, 64) * %d", ceildiv(d.x_channels * p.bytes, 128)), "1", "1" },
             args = { call("input"), call("workspace", "0"), call("i32", "H * W") },
         }
@@ -426,12 +447,12 @@ function wgmma.launch(p, t, s)
     local blocks = d.split and string.format("%d * (%s)", s.split, tiles) or string.format("min(%d, %s)", t.sms, tiles)
     launches[#launches + 1] = {
         suffix = "", grid = { blocks, "1", "1" }, cluster = d.split and { s.split, 1, 1 } or nil, block = { 128 + 128 * CONSUMERS, 1, 1 },
-        smem = tostring(d.smem), args = args, overlap = true,
+        smem = tostring(d.smem), args = args, overlap = #launches > 0 or nil,
     }
     return {
         template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d, packed_k = packed_k }, align = 16,
         requires = requires,
-        workspace = d.transpose and string.format("N * H * W * %d", d.x_channels * p.bytes) or "0", packed = tostring(packed),
+        workspace = d.transpose and string.format("N * H * W * %d", d.x_channels * p.bytes) or "0", packed = packed,
         launches = launches,
     }
 end

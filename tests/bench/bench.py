@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times convjit's kernels beside PyTorch's convolution, on one GPU, in one process, and checks both against float64.
 
-For each layer, math mode and layout: random data; PyTorch with cudnn.benchmark = True under inference_mode, weights in
-the layout of the input as its users have them; convjit with K, C/groups, R, S weights through plan_launch. Runs
+For each layer, math mode and layout: random data; PyTorch with cudnn.benchmark = True under inference_mode; convjit
+through plan_launch. Both take the same weights, in the layout of the input, as users of such models have them. Runs
 alternate, the L2 cache is flushed before each, CUDA events take the times, and medians are printed. convjit's output is
 poisoned with NaN before the timed runs and checked behind them (accuracy.py). Exit status 1 if anything is wrong or
 failed.
@@ -196,8 +196,7 @@ class Case:
             return torch.rand(shape, generator=generator, device=gpu.device).mul_(2).sub_(1).to(self.dtype)
 
         self.x = uniform(layer.n, layer.c, layer.h, layer.w).contiguous(memory_format=self.format)
-        self.w = uniform(layer.k, layer.c // layer.groups, layer.r, layer.s)
-        self.peer_w = self.w.contiguous(memory_format=self.format)
+        self.w = uniform(layer.k, layer.c // layer.groups, layer.r, layer.s).contiguous(memory_format=self.format)
         self.y = torch.empty(
             (layer.n, layer.k, layer.p, layer.q), dtype=self.dtype, device=gpu.device, memory_format=self.format
         )
@@ -207,7 +206,7 @@ class Case:
     def torch_call(self):
         import torch.nn.functional as F
 
-        x, w, layer = self.x, self.peer_w, self.layer
+        x, w, layer = self.x, self.w, self.layer
         stride, padding, dilation = (
             (layer.stride_h, layer.stride_w),
             (layer.pad_h, layer.pad_w),

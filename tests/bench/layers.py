@@ -77,7 +77,7 @@ class Layer:
         return self.n * self.c * self.h * self.w + self.k * self.terms + self.n * self.k * self.p * self.q
 
     def problem(self, mode, layout):
-        """the problem string"""
+        """the problem string; weights lie as those of models in that layout do"""
         text = "n{n}c{c}h{h}w{w}k{k}r{r}s{s}".format(**vars(self))
         for field, a, b, default in (
             ("stride", self.stride_h, self.stride_w, 1),
@@ -88,7 +88,7 @@ class Layer:
                 text += f"_{field}{a}x{b}"
         if self.groups != 1:
             text += f"_g{self.groups}"
-        return f"{text}_{mode}_{layout}"
+        return f"{text}_{mode}_{layout}" + ("_krsc" if layout == "nhwc" else "")
 
 
 def element_size(mode):

@@ -73,7 +73,7 @@ class ReadLayers(Files):
     def test_our_own(self):
         found = read_layers(HERE / "layers.csv")
         self.assertEqual(len(found), 28)
-        self.assertEqual(found[0].problem("f16", "nhwc"), "n8c64h512w256k128r5s7_f16_nhwc")
+        self.assertEqual(found[0].problem("f16", "nhwc"), "n8c64h512w256k128r5s7_f16_nhwc_krsc")
         names = {each.name: each for each in found}
         self.assertEqual(names["kb80_5x9_dil"].problem("tf32", "nchw"), "n8c32h512w512k64r5s9_pad2x4_dil2x3_tf32_nchw")
         self.assertEqual(

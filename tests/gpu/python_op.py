@@ -512,7 +512,10 @@ def check_problems(checks, device):
     checks.equal(found, expected, "problems in FP32")
     model = model.to(torch.bfloat16, memory_format=torch.channels_last)
     found = convjit.problems(model, x.bfloat16().contiguous(memory_format=torch.channels_last))
-    suffixed = ["n2c3h20w30k8r3s3_stride2_pad1_bf16_nhwc_bias_leaky_relu0.2", "n2c8h10w15k8r1s3_pad0x1_g4_bf16_nhwc"]
+    suffixed = [
+        "n2c3h20w30k8r3s3_stride2_pad1_bf16_nhwc_krsc_bias_leaky_relu0.2",
+        "n2c8h10w15k8r1s3_pad0x1_g4_bf16_nhwc_krsc",
+    ]
     checks.equal(found, suffixed, "problems in bfloat16 and channels_last")
 
 

@@ -150,6 +150,17 @@ for specification, part in strict.sorted {
     check("wgmma refuses " .. specification .. ": " .. message, string.find(message, part, 1, true) ~= nil)
 end
 
+for _, case in ipairs { { layout = "nhwc", math = "f16", launches = 1 }, { layout = "nchw", math = "tf32", launches = 2 },
+                        { layout = "nhwc", math = "f32", launches = 2 }, { layout = "nhwc", math = "bf16", c = 60, launches = 3 } } do
+    local changes = strict.with(case, { weights_layout = "krsc" })
+    local launches = case.launches
+    changes.launches = nil
+    local kernel = init.generate(with(changes), hopper, "wgmma")
+    local packs = kernel.launches[1].packs == true
+    check("krsc weights are packed only to be split or padded: " .. problem.tuple(problem.of(with(changes))),
+          #kernel.launches == launches and packs == (case.math == "f32" or case.c == 60) and packs == (kernel.packed ~= nil))
+end
+
 -- ---- mma ----
 
 for _, arch in ipairs { "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120" } do

@@ -198,11 +198,12 @@ def check_problem_strings(checks):
             4,
             math="bf16",
             layout="nhwc",
+            weights_layout="krsc",
             bias=True,
             residual=True,
             activation=("clamp", 0, 6),
         ),
-        "n1c32h20w30k64r3s3_stride2x1_pad1_dil2_g4_bf16_nhwc_bias_clamp0x6_residual",
+        "n1c32h20w30k64r3s3_stride2x1_pad1_dil2_g4_bf16_nhwc_krsc_bias_clamp0x6_residual",
         "everything",
     )
     for activation, word in (("leaky_relu", "leaky_relu"), (("leaky_relu", 0.3), "leaky_relu0.3"), ("gelu", "gelu")):

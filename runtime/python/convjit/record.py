@@ -15,6 +15,7 @@ _MODES = {torch.float16: "f16", torch.bfloat16: "bf16"}
 def _string_of(x, w, bias, stride, padding, dilation, groups, activation=None, alpha=0, beta=0, residual=None):
     """The problem string of a call of the operator."""
     numbers = {"leaky_relu": (alpha,), "clamp": (alpha, beta)}.get(activation, ())
+    krsc = not w.is_contiguous() and w.is_contiguous(memory_format=torch.channels_last)
     last = torch.channels_last in (suggest_memory_format(x), suggest_memory_format(w))
     return problem_string(
         x.shape,
@@ -25,6 +26,7 @@ def _string_of(x, w, bias, stride, padding, dilation, groups, activation=None, a
         groups,
         math=_MODES.get(x.dtype) or ("tf32" if torch.backends.cudnn.allow_tf32 else "f32"),
         layout="nhwc" if last else "nchw",
+        weights_layout="krsc" if krsc else "kcrs",
         bias=bias is not None,
         activation=activation and (activation, *numbers),
         residual=residual is not None,

@@ -150,6 +150,13 @@ at::MemoryFormat format_of(const Call &c)
                                                                                               : at::MemoryFormat::Contiguous;
 }
 
+// Of weights as kernels take them: KRSC as channels_last models have them, or KCRS, which others are copied to.
+at::MemoryFormat format_of_weights(const Tensor &weight)
+{
+    const auto last = at::MemoryFormat::ChannelsLast;
+    return !weight.is_contiguous() && weight.is_contiguous(last) ? last : at::MemoryFormat::Contiguous;
+}
+
 // ---- Contexts ----
 
 // One for each kind of device, for the life of the process: at its end CUDA may be gone before we are.
@@ -205,7 +212,8 @@ struct Key { // no padding: compared and hashed as words
     int64_t sizes[8]; // of input and weight
     int64_t stride[2], padding[4], dilation[2], groups;
     float alpha, beta;
-    int32_t math, layout, activation, device, bias, residual;
+    int32_t math, layout, weights_layout, activation;
+    int32_t device, bias, residual, unused;
 
     bool operator==(const Key &other) const { return std::memcmp(this, &other, sizeof *this) == 0; }
 };
@@ -238,6 +246,7 @@ Key key_of(const Call &c, at::MemoryFormat format)
     key.beta = bounds ? static_cast<float>(c.beta) : 0;
     key.math = math_of(c);
     key.layout = format == at::MemoryFormat::ChannelsLast ? CONVJIT_NHWC : CONVJIT_NCHW;
+    key.weights_layout = format_of_weights(c.weight) == at::MemoryFormat::ChannelsLast ? CONVJIT_KRSC : CONVJIT_KCRS;
     key.activation = c.activation;
     key.device = c.input.device().index();
     key.bias = c.bias.has_value();
@@ -249,6 +258,7 @@ struct Plan {
     convjit_plan *handle = nullptr;
     size_t workspace = 0, alignment = 0, packed = 0; // bytes
     const void *packing = nullptr;                   // equal for plans that can share packed weights
+    at::MemoryFormat weights = at::MemoryFormat::Contiguous;
     std::vector<int64_t> output;                     // sizes
 
     Plan() = default;
@@ -285,6 +295,7 @@ std::shared_ptr<Plan> make_plan(const Call &c, const Key &key)
     p.groups = key.groups;
     p.math = static_cast<convjit_math>(key.math);
     p.layout = static_cast<convjit_layout>(key.layout);
+    p.weights_layout = static_cast<convjit_weights_layout>(key.weights_layout);
     p.activation = c.activation;
     p.alpha = key.alpha, p.beta = key.beta;
     p.bias = key.bias, p.residual = key.residual;
@@ -292,6 +303,7 @@ std::shared_ptr<Plan> make_plan(const Call &c, const Key &key)
     plan->workspace = convjit_plan_workspace(plan->handle);
     plan->alignment = convjit_plan_alignment(plan->handle);
     plan->packed = convjit_plan_packed_size(plan->handle);
+    plan->weights = format_of_weights(c.weight);
     if (plan->packed)
         plan->packing = packing_of(plan->handle, p);
     return plan;
@@ -381,9 +393,9 @@ class PreparedWeights {
 public:
     Weights find(const Tensor &weight, const Plan &plan, void *stream)
     {
-        const bool ready = weight.is_contiguous() && !plan.packed;
+        const bool ready = weight.is_contiguous(plan.weights) && !plan.packed;
         if (ready || training || weight.is_inference() || is_capturing(stream))
-            return {aligned(weight.contiguous(), plan.alignment), nullptr};
+            return {aligned(weight.contiguous(plan.weights), plan.alignment), nullptr};
         const std::lock_guard<std::mutex> guard(lock);
         const Place place = {weight.unsafeGetTensorImpl(), stream, plan.packing};
         const auto found = entries.find(place);
@@ -391,7 +403,7 @@ public:
         if (found == entries.end() || !found->second.is_of(weight)) {
             forget_the_dead();
             entries.insert_or_assign(place, Entry(weight, version));
-            return {aligned(weight.contiguous(), plan.alignment), nullptr};
+            return {aligned(weight.contiguous(plan.weights), plan.alignment), nullptr};
         }
         Entry &entry = found->second;
         if (entry.seen == version && entry.made != version)
@@ -399,7 +411,7 @@ public:
         entry.seen = version;
         if (entry.made == version)
             return {Tensor(), entry.memory};
-        return {aligned(weight.contiguous(), plan.alignment), nullptr};
+        return {aligned(weight.contiguous(plan.weights), plan.alignment), nullptr};
     }
 
     void clear()
@@ -436,7 +448,7 @@ private:
 
         void make(const Tensor &from, int64_t version, const Plan &plan, void *stream)
         {
-            const Tensor dense = aligned(from.contiguous(), plan.alignment);
+            const Tensor dense = aligned(from.contiguous(plan.weights), plan.alignment);
             convjit *context = context_of(from.device().type());
             try {
                 if (!memory)
