@@ -68,8 +68,8 @@ def problem_string(
 ):
     """The canonical problem string of a convolution of (N, C, H, W) with weights (K, C/groups, R, S).
 
-    padding may also be "same", "valid", or (top, left, bottom, right); activation as in convjit.conv2d. Raises
-    convjit.Error if the library finds the problem invalid.
+    padding may also be "same", "valid", or (top, left, bottom, right); activation as in convjit.conv2d; weights_layout
+    "krsc" is that of weights in channels_last. Raises convjit.Error if the library finds the problem invalid.
     """
     (n, c, h, w), (k, filter_channels, r, s) = input_size, weight_size
     if groups > 0 and filter_channels * groups != c:
