@@ -11,13 +11,13 @@ launch.MOST_PIXELS = MOST_PIXELS
 function launch.arg(kind, expr) return { kind = kind, expr = expr } end
 
 -- The arguments of a kernel that writes y: `operands`, then bias and residual if the problem has them, the output, and 32-bit
--- integers that are given as expressions of N, H, W, P and Q.
-function launch.args(p, operands, integers)
+-- integers that are given as expressions of N, H, W, P and Q. `output`: the output's tensor map, if it is not a pointer.
+function launch.args(p, operands, integers, output)
     local args = {}
     for _, each in ipairs(operands) do args[#args + 1] = each end
     if p.bias then args[#args + 1] = { kind = "bias" } end
     if p.residual then args[#args + 1] = { kind = "residual" } end
-    args[#args + 1] = { kind = "output" }
+    args[#args + 1] = output or { kind = "output" }
     for _, expr in ipairs(integers) do args[#args + 1] = { kind = "i32", expr = expr } end
     return args
 end

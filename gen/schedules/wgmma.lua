@@ -16,7 +16,8 @@
 -- A launch before packs the weights in the order in which they are consumed, unless channels are innermost: then a filter's
 -- channels of a tap are a row already, and the tensor copy engine fetches them from where they lie. A block stays on its multiprocessor and takes tile
 -- after tile: one thread fetches weights into a ring, others the next patch, two warpgroups multiply. Where tiles are few, the
--- blocks of a cluster share the channels of one, and add up their sums in the same order always.
+-- blocks of a cluster share the channels of one, and add up their sums in the same order always. Boxes of
+-- y are stored by the engine, too, where channels are innermost.
 
 local cuda = require "cuda"
 local launch = require "launch"
@@ -43,6 +44,7 @@ wgmma.parameters = {
 local SHORTEST_EXACT_SUM <const> = 32
 local CONSUMERS <const> = 2
 local MOST_ACCUMULATORS <const> = { light = 160, heavy = 144 }   -- registers of a consumer thread, by what is left to do at the end
+local MOST_STAGED <const> = 16 << 10    -- bytes of a warpgroup's outputs that are stored at a time, as boxes
 local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
 local MOST_COUNTED <const> = 1 << 30    -- pixels that may be counted in 32 bits, with room behind
 
@@ -81,9 +83,17 @@ end
 local function stage_outputs(p, d)
     local nhwc = p.layout == "nhwc"
     d.narrow = p.bytes == 2 and not p.residual and CHEAP[p.activation] and not d.split or false
+    -- the tensor copy engine stores boxes, of 128 bytes of filters a pixel
+    d.stores_boxes = nhwc and not d.linear and not d.split and not p.residual and CHEAP[p.activation] and
+                     p.k * p.bytes % 16 == 0 or false
     d.pairs = not nhwc and p.bytes == 2
     d.staged_size = d.narrow and p.bytes or 4
     d.staged = d.split and roundup(d.pixels, 32) or 128 // d.staged_size
+    if d.stores_boxes then   -- a part of the pixels, of whole groups
+        local parts = 1
+        while d.pixels % (8 * parts) ~= 0 or d.pixels // parts * 64 * d.staged_size > MOST_STAGED do parts = parts + 1 end
+        d.staged = d.pixels // parts
+    end
     d.width = d.pairs and 2 or 1
     if nhwc then
         local most = d.narrow and 8 or 4
@@ -95,7 +105,7 @@ end
 local function staging_bytes(d)
     local pixels = CONSUMERS * (d.split and d.my_strips or 1) * d.staged
     d.staged_bytes = pixels * 64 * d.staged_size
-    return pixels * 8 + (d.split and 0 or d.staged_bytes)
+    return (d.stores_boxes and 0 or pixels * 8) + (d.split and 0 or d.staged_bytes)
 end
 
 -- Shares out shared memory: two patches rather than one, then four stages of weights at least, then, where that makes runs of
@@ -160,7 +170,7 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
-    d.packs = p.weights_layout == "kcrs" or d.x_channels ~= p.c or d.parts > 1
+    d.packs = p.r * p.s > 1 and p.weights_layout == "kcrs" or d.x_channels ~= p.c or d.parts > 1
     -- the three warpgroups begin with 168 registers a thread, and share those
     local many = d.accumulators * d.parts > 144
     d.producer_registers, d.consumer_registers = many and 56 or 88, many and 224 or 208
@@ -326,6 +336,7 @@ local FEW_PAGES <const> = 48e6  -- bytes that stores may be spread over at a tim
 
 -- Clocks that a block takes to store a tile.
 local function store_clocks(p, d)
+    if d.stores_boxes then return d.my_strips * (d.pixels // d.staged) * 700 + d.tile_k * d.strips * d.pixels * p.bytes / 64 end
     local clocks = d.tile_k * d.strips * d.pixels * p.bytes / (p.layout == "nchw" and 16 or 24) + 1500 * d.my_strips
     if p.layout == "nchw" and d.parts == 1 and p.p * p.q * p.bytes * d.tile_k > FEW_PAGES then clocks = clocks * (d.linear and p.bytes == 2 and 2 or 5) end
     return d.linear and d.pairs and clocks * 2 or clocks   -- pairs of columns at odd places are stored one by one
@@ -389,6 +400,16 @@ local function box_of(p, s, d)
     }
 end
 
+-- The map of y, into which the kernel stores boxes.
+local function outputs_of(p, d)
+    local pixel, filters = p.k * p.bytes, 128 // p.bytes
+    local map = { kind = "tensor_map", tensor = "output", element = p.math == "tf32" and "f32" or p.math, swizzle = 128 }
+    map.dims = { tostring(p.k), "Q", "P", "N" }
+    map.strides = { tostring(pixel), string.format("Q * %d", pixel), string.format("P * Q * %d", pixel) }
+    map.box = { filters, 8, d.staged // 8, 1 }
+    return map
+end
+
 -- The map of the weights, by whose boxes the kernel fetches a tap of a tile's filters.
 local function filters_of(p, s, d)
     local tap = p.c * p.bytes
@@ -430,7 +451,7 @@ function wgmma.launch(p, t, s)
     local x = d.transpose and call("workspace", "0") or call("input")
     if d.boxes then x = box_of(p, s, d) end
     local args = launch.args(p, { x, d.packs and call("packed", "0") or filters_of(p, s, d) },
-                             { "N", "H", "W", "P", "Q", table.unpack(sizes) })
+                             { "N", "H", "W", "P", "Q", table.unpack(sizes) }, d.stores_boxes and outputs_of(p, d) or nil)
     args[#args + 1] = call("i32", tiles)
     local launches, packed, packed_k = {}, nil, nil
     if d.packs then

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       82912723f782688da86a9920da3b0e29563248efa7575ac0c6a53fc20d3e3a13
+// key       2a626760c572fd8f3f4bfe0ebdcf730f429fbd3743ae1f1720acc6fd4469f676
 // again     convjit dump n1c80h1w1k72r3s3_pad1_f16_nhwc_krsc --arch sm_90a --schedule wgmma:wm=1,tp=7,sq=2,ni=1,cb=128,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -89,6 +89,25 @@ __device__ __forceinline__ void fence_mbarrier_init()
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+// Orders this thread's accesses to shared memory before later ones of the async proxy: bulk and tensor copies, wgmma.
+// Those of other threads: each calls this, then a barrier (fence.proxy.async, sm_90).
+__device__ __forceinline__ void fence_proxy_async()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Makes a group of this thread's bulk and tensor stores since the last commit (cp.async.bulk.commit_group).
+__device__ __forceinline__ void bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until at most the N latest of this thread's groups still read shared memory (cp.async.bulk.wait_group.read).
+template <int N> __device__ __forceinline__ void bulk_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(N) : "memory");
+}
+
 // What the runtime encodes of a tensor. A kernel takes it as a parameter `const __grid_constant__ TensorMap map`.
 struct __align__(64) TensorMap {
     unsigned long long word[16];
@@ -118,6 +137,17 @@ __device__ __forceinline__ void tensor_load_4d(void *shared, const TensorMap &ma
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];"
                  :: "r"(shared_address(shared)), "l"(&map), "r"(shared_address(barrier)),
                     "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
+}
+
+// Starts a copy of a box, laid out as by a load, from shared memory; c0 is a multiple of 16 bytes, and no coordinate is
+// negative. What lies outside the tensor is left out, but for the last 16 bytes of a row that the tensor has a part of:
+// they are written whole. It is part of the group of the next bulk_commit (cp.async.bulk.tensor.4d).
+__device__ __forceinline__ void tensor_store_4d(const TensorMap &map, const void *shared,
+                                                int c0, int c1, int c2, int c3)
+{
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group "
+                 "[%0, {%2, %3, %4, %5}], [%1];"
+                 :: "l"(&map), "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
 }
 
 // Describes an operand in shared memory: start (a multiple of 16), two strides in bytes (multiples of 16), and the
@@ -258,9 +288,8 @@ constexpr int CONSUMERS = 2;    // warpgroups
 // Outputs are staged in shared memory, and from there stored along filters: of 64 filters, STAGED pixels at a time.
 typedef Element Staged;
 constexpr int STAGINGS = 1;
-constexpr int STAGED = 64, STAGED_ROW = 64 * sizeof(Staged), STAGED_BYTES = 64 * STAGED * sizeof(Staged);
-constexpr int WIDTH = 8;   // filters that a thread stores at once
-struct __align__(WIDTH * sizeof(Element)) Unit { Element element[WIDTH]; };
+constexpr int STAGED = 56, STAGED_ROW = 128, STAGED_BYTES = 64 * STAGED * sizeof(Staged);   // a box: 128 bytes of each pixel
+constexpr int BOX_FILTERS = STAGED_ROW / sizeof(Staged);
 
 // Where 16-byte piece j of row i lies: the swizzle of wgmma's shared-memory operands.
 __device__ __forceinline__ int swizzled(int i, int j)
@@ -273,14 +302,13 @@ __device__ __forceinline__ int staged(int i, int j) { return i * STAGED_ROW + (j
 
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c80k72r3s3_pad1_f16_nhwc_krsc(
     const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap filters,
-    Element *y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
+    const __grid_constant__ TensorMap y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const weights = shared_memory();
     unsigned char *const patches = weights + WEIGHT_STAGES * STAGE_BYTES;
     unsigned char *const behind = patches + PATCHES * PARTS * PATCH_BYTES;
     unsigned char *const stagings = behind;
-    long long *const all_places = reinterpret_cast<long long *>(stagings + CONSUMERS * STAGED_BYTES);
-    unsigned long long *const barriers = reinterpret_cast<unsigned long long *>(all_places + CONSUMERS * STAGINGS * STAGED);
+    unsigned long long *const barriers = reinterpret_cast<unsigned long long *>(stagings + CONSUMERS * STAGED_BYTES);
     unsigned long long *const weights_full = barriers, *const weights_empty = weights_full + WEIGHT_STAGES;
     unsigned long long *const patch_full = weights_empty + WEIGHT_STAGES, *const patch_empty = patch_full + PATCHES;
     if (threadIdx.x == 0) {
@@ -398,7 +426,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
             mbarrier_arrive(patch_empty + (buffer == 0 ? PATCHES : buffer) - 1);
         }
 
-        // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in runs.
+        // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in boxes.
         const int thread = threadIdx.x % 128, position = tile / TILES_K, k0 = tile % TILES_K * TILE_K + group_k * 64;
         const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
         const int n0 = position / tiles_q / tiles_p * TILE_N;
@@ -407,41 +435,32 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         for (int i = 0; i < MY_STRIPS; i++) {
             const int strip = group_q * MY_STRIPS + i;
             unsigned char *const staging = stagings + (group * STAGINGS + i % STAGINGS) * STAGED_BYTES;
-            long long *const places = all_places + (group * STAGINGS + i % STAGINGS) * STAGED;
 #pragma unroll
             for (int first = 0; first < PIXELS; first += STAGED) {
-                const int count = PIXELS - first < STAGED ? PIXELS - first : STAGED;
+                if (thread == 0) bulk_wait_read<0>();
                 barrier_sync(3 + group, 128);   // what was staged before is stored
-#pragma unroll 1
-                for (int i = thread; i < STAGED; i += 128) {   // where a pixel's first filter goes, or -1
-                    const int n = n0 + strip / STRIPS_Q, p = p0 + (first + i) / 8, q = q0 + strip % STRIPS_Q * 8 + i % 8;
-                    const bool there = i < count && n < N && p < P && q < Q;
-                    places[i] = there ? (((long long)n * P + p) * Q + q) * K : -1;
-                }
 #pragma unroll
                 for (int j = 0; j < STAGED / 8; j += 2) {   // 8 pixels of 8 filters are a matrix, a warp has four in 16 pixels
                     const float *const v = acc[i] + (first / 8 + j) * 4;
                     unsigned char *const at = staging + staged(lane / 16 * 8 + lane % 8, warp % 4 * 2 + lane / 8 % 2) + j * 8 * STAGED_ROW;
-                    if (first + 8 * j + 8 < PIXELS) {
+                    if (j + 1 < STAGED / 8) {
                         const unsigned all[4] = {f32_to_f16(v[0]) | (unsigned)f32_to_f16(v[1]) << 16, f32_to_f16(v[2]) | (unsigned)f32_to_f16(v[3]) << 16,
                                                  f32_to_f16(v[4]) | (unsigned)f32_to_f16(v[5]) << 16, f32_to_f16(v[6]) | (unsigned)f32_to_f16(v[7]) << 16};
                         stmatrix_x4_trans(at, all);
-                    } else if (first + 8 * j < PIXELS) {
+                    } else {
                         const unsigned all[2] = {f32_to_f16(v[0]) | (unsigned)f32_to_f16(v[1]) << 16, f32_to_f16(v[2]) | (unsigned)f32_to_f16(v[3]) << 16};
                         stmatrix_x2_trans(at, all);
                     }
                 }
+                fence_proxy_async();
                 barrier_sync(3 + group, 128);
-                constexpr int UNITS = 64 / WIDTH, STEP = 128 / UNITS;
-                const int filter = thread % UNITS * WIDTH, k = k0 + filter;
-#pragma unroll 2
-                for (int pixel = thread / UNITS; pixel < count; pixel += STEP) {
-                    const long long to = places[pixel] + k;
-                    const Staged *const from = reinterpret_cast<const Staged *>(staging + staged(pixel, filter / 8)) + filter % 8;
-                    if (places[pixel] < 0 || k >= K) continue;
-                    *reinterpret_cast<Unit *>(y + to) = *reinterpret_cast<const Unit *>(from);
+                if (thread == 0) {
+                    for (int k = 0; k < 64 && k0 + k < K; k += BOX_FILTERS)
+                        tensor_store_4d(y, staging + k / BOX_FILTERS * (STAGED * STAGED_ROW), k0 + k, q0 + strip % STRIPS_Q * 8, p0 + first / 8, n0 + strip / STRIPS_Q);
+                    bulk_commit();
                 }
             }
         }
     }
+    if (threadIdx.x % 128 == 0) bulk_wait_read<0>();
 }
