@@ -18,7 +18,7 @@ local schedule = {}
 
 local min <const>, huge <const> = math.min, math.huge
 
-local names <const> = { "depthwise", "grouped", "few_channels", "pointwise", "wgmma", "mma", "direct" }
+local names <const> = { "depthwise", "grouped", "few_channels", "gemm", "pointwise", "wgmma", "mma", "direct" }
 
 local modules = {}
 for _, name in ipairs(names) do modules[name] = require("schedules." .. name) end

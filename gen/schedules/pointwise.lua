@@ -4,6 +4,8 @@
 -- channels; in NCHW, channels are rows of pixels, which ldmatrix transposes for 16-bit types and plain loads gather for floats.
 -- Pixels are counted through all rows and images, so that tiles are full however small the images are.
 -- A block keeps its filters and takes tile after tile of pixels; cp.async fetches some rounds ahead, across tiles.
+-- Where channels are innermost, groups are a product each; and strict f32's sums that are too short for tensor cores are FMAs, of the
+-- same fragments.
 
 local cost = require "cost"
 local cuda = require "cuda"
@@ -34,7 +36,7 @@ pointwise.parameters = {
     { "wg", 0, 1 },      -- products by wgmma, not mma.sync
     { "sp", 1, 8 },      -- blocks of a cluster, which split the channels
     { "ni", 0, 16 },     -- nchw: images of a block, whole, for planes whose channels begin anywhere; 0: tiles may begin and end within one
-    { "pl", 0, 1024 },   -- and pixels of an image of x, at most
+    { "pl", 0, 1024 },   -- and pixels of an image of x, at most; 1 with ni=0: images are of one pixel, so that memory is as in nhwc
 }
 
 -- Three TF32 products leave up to 3 * 2^-22 of each product out; an FP32 FMA loop over fewer products than this is more exact,
@@ -47,32 +49,34 @@ local CLUSTERS <const> = { sm_90 = true, sm_90a = true, sm_100 = true, sm_120 = 
 
 function pointwise.applies(p, t)
     if p.r ~= 1 or p.s ~= 1 then return false, "it is for filters of one pixel" end
-    if p.groups ~= 1 then return false, "it multiplies all channels; groups would be mostly zeros" end
     if p.pad_top + p.pad_left + p.pad_bottom + p.pad_right > 0 then return false, "a padded 1x1 filter reads no plain matrix" end
-    if p.math == "f32" and p.c < SHORTEST_EXACT_SUM then
-        return false, string.format("a sum of %d products is more exact by FMA", p.c)
-    end
     return true
 end
+
+-- Whether channels are next to one another.
+local function channels_last(p, s) return p.layout == "nhwc" or s.ni == 0 and s.pl == 1 end
 
 local PIECE_TYPES <const> = { [2] = "unsigned short", [4] = "unsigned", [8] = "uint2", [16] = "uint4" }
 
 local function derive(p, s, t)
-    local nhwc = p.layout == "nhwc"
-    local d = { channels = s.cb // p.bytes, threads = 32 * s.wk * s.wp }
-    d.splits = p.math == "f32" and 2 or 1   -- numbers that a float is multiplied as the sum of
-    d.chunks, d.tiles_k = ceildiv(p.c, d.channels), ceildiv(p.k, s.tk)
+    local nhwc = channels_last(p, s)
+    local d = { nhwc = nhwc, channels = s.cb // p.bytes, threads = 32 * s.wk * s.wp }
+    d.fma = p.math == "f32" and p.cg < SHORTEST_EXACT_SUM
+    d.exact = p.math == "f32" and not d.fma   -- three TF32 products
+    d.splits = d.exact and 2 or 1   -- numbers that a float is multiplied as the sum of
+    d.chunks, d.group_tiles = ceildiv(p.cg, d.channels), ceildiv(p.kg, s.tk)
+    d.tiles_k = p.groups * d.group_tiles
     d.warp_k, d.warp_p = s.tk // s.wk, s.tp // s.wp
     d.floats = s.wg == 1 and p.bytes == 4   -- they go to wgmma through registers, where they are rounded: it would truncate
     local pixel_rows = nhwc or d.floats
     d.warps_r, d.warps_c = pixel_rows and s.wp or s.wk, pixel_rows and s.wk or s.wp
     d.warp_rows, d.warp_columns = pixel_rows and d.warp_p or d.warp_k, pixel_rows and d.warp_k or d.warp_p
     d.lag = s.wg == 1 and not d.floats and 2 or 1   -- a stage is filled anew that many rounds after it was multiplied, or later
-    d.w_copy = power_in(p.c * p.bytes, 16)
+    d.w_copy = power_in(p.cg * p.bytes, 16)
     if nhwc then
         d.x_copy, d.x_bytes = d.w_copy, s.tp * s.cb
         d.lines_x = s.tp * s.cb / (d.x_copy * d.threads)
-        d.piece = power_in(p.k, 16 // p.bytes)
+        d.piece = power_in(p.kg, 16 // p.bytes)
     else
         d.x_copy = s.ni > 0 and 16 or (p.stride_h * p.stride_w > 1 and 1 or s.pv) * p.bytes
         d.x_pitch = s.tp * p.bytes + (p.bytes == 4 and 32 or s.wg == 1 and 0 or 16)
@@ -99,7 +103,7 @@ local function derive(p, s, t)
     d.my_chunks = ceildiv(d.chunks, s.sp)
     d.stage_bytes = d.x_bytes + (1 - s.hold) * d.weights_bytes
     d.fixed = s.hold * d.chunks * d.weights_bytes + (s.sp == 1 and d.strips or 0)
-    if s.wg == 1 and p.math == "f32" then   -- room for what TF32 drops of the weights
+    if s.wg == 1 and d.exact then   -- room for what TF32 drops of the weights
         d.fixed = d.fixed + (s.hold == 1 and d.chunks or 1) * d.weights_bytes
     end
     d.smem = d.fixed + max(s.st * d.stage_bytes, s.sp > 1 and d.strips or 0)
@@ -122,12 +126,17 @@ function pointwise.check(p, t, s)
         if not POWERS[s[name]] then return string.format("%s is %d, no power of two", name, s[name]) end
     end
     local d = shape(p, s, t)
+    if p.groups > 1 and not d.nhwc then return "it multiplies all channels; groups would be mostly zeros" end
+    if d.fma and not d.nhwc then
+        return string.format("a sum of %d products is more exact by FMA, which takes channels that are next to one another", p.cg)
+    end
     if s.wg == 1 then
+        if d.fma then return string.format("a sum of %d products is more exact by FMA", p.cg) end
         if t.arch ~= "sm_90a" then return "wgmma is an instruction of sm_90a" end
         if d.transposed and s.sp > 1 then return "a cluster's blocks add rows of y, and these are rows of pixels" end
         if d.warps_c > 1 or d.warps_r % 4 ~= 0 then return "a warpgroup takes all columns of its rows" end
         if s.ni > 0 and p.bytes == 2 then return "wgmma takes pixels in rows of 128 bytes" end
-        if d.warp_columns < 64 and p.bytes == 2 and p.layout == "nchw" then return "a panel is 128 bytes of pixels" end
+        if d.warp_columns < 64 and p.bytes == 2 and not d.nhwc then return "a panel is 128 bytes of pixels" end
         if s.st <= d.lag then return "wgmma reads one stage while another is filled" end
     end
     if s.ni > 0 then
@@ -140,9 +149,9 @@ function pointwise.check(p, t, s)
         if d.my_chunks * (s.sp - 1) >= d.chunks then return string.format("%d chunks of channels for %d blocks", d.chunks, s.sp) end
     end
     if d.warp_rows < 16 or d.warp_columns < 16 then return "a warp multiplies at least 16 x 16" end
-    if s.pv * p.bytes > 16 or (p.layout == "nhwc" and s.pv > 1) then return string.format("pieces of %d pixels", s.pv) end
+    if s.pv * p.bytes > 16 or (d.nhwc and s.pv > 1) then return string.format("pieces of %d pixels", s.pv) end
     if d.threads > 512 then return string.format("%d threads; at most 512", d.threads) end
-    if s.ni == 0 and (p.layout == "nhwc" and s.cb or s.tp * p.bytes) // d.x_copy > d.threads then
+    if s.ni == 0 and (d.nhwc and s.cb or s.tp * p.bytes) // d.x_copy > d.threads then
         return "a row of pixels has more copies than there are threads"
     end
     if d.by_registers < 1 then return string.format("about %d registers a thread", d.registers) end
@@ -173,29 +182,32 @@ end
 
 function pointwise.candidates(p, t)
     local list = {}
-    local nhwc = p.layout == "nhwc"
+    local one = p.layout == "nchw" and p.h * p.w == 1
+    local nhwc = p.layout == "nhwc" or one
     local pv = nhwc and 1 or power_in(p.p * p.q, 16 // p.bytes)
-    local cb = p.c * p.bytes <= 64 and 64 or 128
-    local chunks = ceildiv(p.c * p.bytes, cb)
+    local cb = p.cg * p.bytes <= 64 and 64 or 128
+    local chunks = ceildiv(p.cg * p.bytes, cb)
+    local refused = not nhwc and (p.groups > 1 or p.math == "f32" and p.c < SHORTEST_EXACT_SUM)   -- one candidate, for `check` to say why
+    local fma = p.math == "f32" and p.cg < SHORTEST_EXACT_SUM
     local pixels = p.n * p.p * p.q
     -- planes of which no row, or not all of it, can be copied 8 bytes at a time are fetched whole
     local planes = not nhwc and (pv * p.bytes < 8 or p.stride_h * p.stride_w > 1) and p.c * p.bytes % 16 == 0 and p.h * p.w <= MOST_PLANE
     local function add(tk, tp, wk, wp, hold, wg, sp)
-        local s = { tk = tk, tp = tp, wk = wk, wp = wp, cb = cb, st = 2, pv = pv, hold = hold, wg = wg, sp = sp, ni = 0, pl = 0 }
+        local s = { tk = tk, tp = tp, wk = wk, wp = wp, cb = cb, st = 2, pv = pv, hold = hold, wg = wg, sp = sp, ni = 0, pl = one and 1 or 0 }
         if planes and tp >= p.p * p.q then s.ni, s.pl = min(16, p.n, tp // (p.p * p.q)), p.h * p.w end
-        s.st = stages(p, t, s, ceildiv(p.k, tk) * ceildiv(pixels, tp) * sp)
-        if s.st then list[#list + 1] = s end
+        s.st = stages(p, t, s, p.groups * ceildiv(p.kg, tk) * ceildiv(pixels, tp) * sp)
+        if s.st and not (refused and list[1]) then list[#list + 1] = s end
     end
-    local wgmma = t.arch == "sm_90a" and (nhwc or p.bytes == 4 or pv > 1 and p.stride_h * p.stride_w == 1 and not planes)
+    local wgmma = t.arch == "sm_90a" and not fma and (nhwc or p.bytes == 4 or pv > 1 and p.stride_h * p.stride_w == 1 and not planes)
     for wg = 0, wgmma and 1 or 0 do
         for _, each in ipairs(wg == 1 and WGMMA_SHAPES or SHAPES) do
             local tk, wk, tp, wp = each[1], each[3], each[2], each[4]
             if nhwc or wg == 1 and p.bytes == 4 then tk, wk, tp, wp = tp, wp, tk, wk end
-            local fits = (tk < 2 * p.k or tk <= 64) and (tp < 2 * pixels or tp <= 64)
-            if fits and not (tk == 128 and tp == 256 and p.k >= 256) then   -- 256 filters x 128 pixels are better then
-                local tiles = ceildiv(p.k, tk) * ceildiv(pixels, tp)
+            local fits = (tk < 2 * p.kg or tk <= (p.groups > 1 and 32 or 64)) and (tp < 2 * pixels or tp <= 64)
+            if fits and not (tk == 128 and tp == 256 and p.kg >= 256) then   -- 256 filters x 128 pixels are better then
+                local tiles = p.groups * ceildiv(p.kg, tk) * ceildiv(pixels, tp)
                 -- weights that are used again stay, unless they are many
-                if tiles <= t.sms or tk * p.c * p.bytes > SMALL_WEIGHTS then add(tk, tp, wk, wp, 0, wg, 1) end
+                if tiles <= t.sms or tk * p.cg * p.bytes > SMALL_WEIGHTS then add(tk, tp, wk, wp, 0, wg, 1) end
                 if tiles > t.sms then
                     add(tk, tp, wk, wp, 1, wg, 1)
                 elseif CLUSTERS[t.arch] and not (wg == 1 and p.bytes == 4 and not nhwc) then
@@ -213,7 +225,7 @@ end
 
 -- Fitted to 2,600 measurements on an H200, in clocks of a multiprocessor and bytes a clock.
 local RATE <const> = {   -- FLOP a clock and multiprocessor, by mma.sync and by wgmma
-    [0] = { f16 = 1780, bf16 = 1780, tf32 = 1040, f32 = 303 },
+    [0] = { f16 = 1780, bf16 = 1780, tf32 = 1040, f32 = 303, fma = 190 },
     [1] = { f16 = 4100, bf16 = 4100, tf32 = 1980, f32 = 417 },
 }
 local PLANES <const> = 1.66         -- products take so much longer where pixels are gathered from whole planes
@@ -243,7 +255,7 @@ function pointwise.time(p, t, s)
     end
     local together = min(d.resident, ceildiv(blocks, t.sms))
     local bandwidth = min(L2_ONE, L2_SHARE * t.l2_bandwidth / t.clock / min(t.sms, blocks))
-    local products = 2 * s.tk * s.tp * d.channels / RATE[s.wg][p.math] * (s.ni > 0 and PLANES or 1)
+    local products = 2 * s.tk * s.tp * d.channels / RATE[s.wg][d.fma and "fma" or p.math] * (s.ni > 0 and PLANES or 1)
     local fetched = (s.ni > 0 and d.x_bytes or s.tp * s.cb) + (1 - s.hold) * d.weights_bytes
     local ahead = max(1, s.st - d.lag)
     local alone = max(LATENCY / ahead, products + ROUND[s.wg] + s.wg * (d.splits - 1) * RESTS)
@@ -259,12 +271,12 @@ function pointwise.time(p, t, s)
     end
     local clocks = rounds * (d.my_chunks * chunk + store) + START
     if s.hold == 1 then clocks = clocks + min(d.chunks, ahead) * d.weights_bytes * together / bandwidth end
-    local read = p.layout == "nhwc" and pixels or p.n * p.p * p.w
-    local run = (p.layout == "nhwc" and min(s.tk, p.k) or d.transposed and 16 or s.tp) * p.bytes
-    local memory = 1e6 * (read * p.c + pixels * p.k + p.c * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
+    local read = d.nhwc and pixels or p.n * p.p * p.w
+    local run = (d.nhwc and min(s.tk, p.kg) or d.transposed and 16 or s.tp) * p.bytes
+    local memory = 1e6 * (read * p.c + pixels * p.k + p.cg * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
     local busy = 1e6 * clocks / t.clock
     local us = max(busy, memory) + 0.1 * min(busy, memory)
-    if p.layout == "nhwc" and p.math ~= "f32" then us = NHWC * us end
+    if d.nhwc and p.math ~= "f32" then us = NHWC * us end
     return LAUNCH_US + us
 end
 
@@ -286,6 +298,7 @@ function pointwise.launch(p, t, s)
     if s.pv > 1 then
         requires[#requires + 1] = { expr = string.format("P * Q %% %d == 0", s.pv), why = "its copies and stores are of several pixels of an image" }
     end
+    if s.ni == 0 and s.pl == 1 then requires[#requires + 1] = { expr = "H * W == 1", why = "its images are of one pixel" } end
     if s.ni > 0 then
         requires[#requires + 1] = { expr = string.format("H * W <= %d && %d * P * Q <= %d", s.pl, s.ni, s.tp), why = "its tiles are whole images" }
     end

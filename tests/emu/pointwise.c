@@ -7,11 +7,11 @@ enum { KERNELS = 30, SIZES = 3, PLANE = 60 /* pixels of images that are fetched 
 static void draw_pointwise(rng *r, convjit_problem *p)
 {
     draw_tuple(r, p);
-    p->r = p->s = p->groups = 1;
+    p->r = p->s = 1;
+    p->groups = p->layout == CONVJIT_NHWC && rng_chance(r, 25) ? rng_range(r, 2, 4) : 1;
     p->pad_top = p->pad_left = p->pad_bottom = p->pad_right = 0;
-    p->c = ONE_OF(r, 1, 2, 3, 8, 16, 20, 32, 33, 36, 40, 64, 65, 72, 128, 130, 200, 256);
-    p->k = ONE_OF(r, 1, 3, 4, 8, 16, 21, 32, 40, 64, 66, 96, 128, 150);
-    if (p->math == CONVJIT_F32 && p->c < 32) p->c += 32;
+    p->c = p->groups * ONE_OF(r, 1, 2, 3, 8, 16, 20, 32, 33, 36, 40, 64, 65, 72, 128, 130, 200, 256);
+    p->k = p->groups * ONE_OF(r, 1, 3, 4, 8, 16, 21, 32, 40, 64, 66, 96, 128, 150);
 }
 
 /* Parameters that are often possible; `check` refuses the others. */
@@ -19,7 +19,8 @@ static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t
 {
     int64_t tk = 16 << rng_range(r, 0, 3), tp = 16 << rng_range(r, 0, 3);
     int64_t wk = tk / ONE_OF(r, 16, 32, 64), wp = tp / ONE_OF(r, 16, 32, 64);
-    bool nhwc = p->layout == CONVJIT_NHWC, wgmma = rng_chance(r, 40);
+    bool one = p->layout == CONVJIT_NCHW && rng_chance(r, 20) /* images are of one pixel */;
+    bool nhwc = p->layout == CONVJIT_NHWC || one, wgmma = rng_chance(r, 40);
     if (wgmma) { /* warpgroups along the rows of the product */
         int64_t groups = rng_range(r, 1, 2), rows = 64 * groups * rng_range(r, 1, 2);
         if (nhwc || convjit_element_size(p->math) == 4) wk = 1, wp = 4 * groups, tp = rows;
@@ -29,12 +30,17 @@ static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t
     int split = rng_chance(r, 75) ? 1 : 1 << rng_range(r, 1, 3);
     snprintf(text, size, "pointwise:tk=%d,tp=%d,wk=%d,wp=%d,cb=%d,st=%d,pv=%d,hold=%d,wg=%d,sp=%d,ni=%d,pl=%d", (int)tk, (int)tp, (int)wk, (int)wp,
              (int)ONE_OF(r, 64, 128, 128), (int)rng_range(r, 2, 5),
-             nhwc ? 1 : 1 << rng_range(r, 0, images ? 1 : convjit_element_size(p->math) == 2 ? 3 : 2), split == 1 && rng_chance(r, 50), wgmma, split, images, images ? PLANE : 0);
+             nhwc ? 1 : 1 << rng_range(r, 0, images ? 1 : convjit_element_size(p->math) == 2 ? 3 : 2), split == 1 && rng_chance(r, 50), wgmma, split, images,
+             images ? PLANE : one);
 }
 
 /* Changes height and width to what the kernel requires. */
-static void fit(convjit_problem *p, const char *schedule)
+static void fit(rng *r, convjit_problem *p, const char *schedule)
 {
+    if (strstr(schedule, "ni=0,pl=1")) {
+        p->h = p->w = 1, p->n = rng_range(r, 1, 200);
+        return;
+    }
     const int pv = atoi(strstr(schedule, "pv=") + 3), images = atoi(strstr(schedule, "ni=") + 3), tp = atoi(strstr(schedule, "tp=") + 3);
     if (images) {
         if (pv > 1) p->h = p->stride_h + 1; /* two rows of outputs */
@@ -54,7 +60,7 @@ static int one_kernel(convjit *cj, rng *r, bool exact)
     for (int i = 0; i < SIZES; i++) {
         draw_sizes(r, &p, i ? 300e3 : 60e3);
         if (rng_chance(r, 30)) p.n = rng_range(r, 2, 9);
-        fit(&p, schedule);
+        fit(r, &p, schedule);
         if (!family_check(cj, r, &p, schedule, exact)) return 0;
     }
     return 1;

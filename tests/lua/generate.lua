@@ -273,8 +273,6 @@ for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
             check("pointwise serves it: " .. mode .. " " .. layout .. " " .. arch, string.find(kernel.schedule, "^pointwise:") ~= nil)
             check("by one launch, without workspace", #kernel.launches == 1 and kernel.workspace == "0")
         end
-        check("and is picked on sm_90a: " .. mode .. " " .. layout,
-              string.find(init.generate(with(layer), hopper).schedule, "^pointwise:") ~= nil)
         local kernel = init.generate(with(layer), device, "pointwise")
         for _, sizes in ipairs { { n = 1 }, { h = 30, w = 90 } } do
             check("N, H and W do not reach its source",
@@ -283,13 +281,44 @@ for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
     end
 end
 local function pointwise_refusal(changes)
-    local message = refusal("unsupported", init.generate, with(strict.with(pixelwise, changes)), device, "pointwise")
-    return message and string.match(message, "pointwise: (.*)") or ""
+    local served, message = pcall(init.generate, with(strict.with(pixelwise, changes)), device, "pointwise")
+    return not served and string.match(message.message, "pointwise:?.-: (.*)") or ""
 end
 check("pointwise is for one pixel", string.find(pointwise_refusal { s = 2 }, "filters of one pixel", 1, true) ~= nil)
-check("pointwise is for one group", string.find(pointwise_refusal { groups = 2 }, "group", 1, true) ~= nil)
+check("pointwise is for one group in nchw", string.find(pointwise_refusal { groups = 2 }, "group", 1, true) ~= nil)
+check("and for many in nhwc", pointwise_refusal { groups = 2, layout = "nhwc" } == "")
 check("pointwise pads nothing", string.find(pointwise_refusal { pad_left = 1 }, "padded", 1, true) ~= nil)
-check("pointwise leaves short exact sums to FMAs", string.find(pointwise_refusal { c = 16 }, "16 products", 1, true) ~= nil)
+check("pointwise leaves short exact sums of nchw to others", string.find(pointwise_refusal { c = 16 }, "16 products", 1, true) ~= nil)
+check("and takes them by FMA in nhwc", pointwise_refusal { c = 16, layout = "nhwc" } == "" and
+      string.find(init.generate(with(strict.with(pixelwise, { c = 16, layout = "nhwc" })), hopper).source, "fmaf(a[", 1, true) ~= nil)
+
+-- ---- gemm ----
+
+for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
+    for _, layout in ipairs { "nchw", "nhwc" } do
+        local layer = strict.with(pixelwise, { math = mode, layout = layout, h = 28, w = 28 })
+        local kernel = init.generate(with(layer), hopper)
+        check("gemm is picked: " .. mode .. " " .. layout, string.find(kernel.schedule, "^gemm:") ~= nil)
+        check("it splits weights in strict f32 only", #kernel.launches == (mode == "f32" and 2 or 1))
+        check("N, H and W do not reach its source",
+              init.generate(with(strict.with(layer, { n = 3, h = 8 })), hopper, kernel.schedule).source == kernel.source)
+    end
+end
+local function gemm_refusal(changes, device)
+    local message = refusal("unsupported", init.generate, with(strict.with(pixelwise, changes)), device or hopper, "gemm")
+    return message and string.match(message, "gemm: (.*)") or ""
+end
+check("gemm is for Hopper", string.find(gemm_refusal({}, { arch = "sm_100", sms = 0 }), "sm_90a", 1, true) ~= nil)
+check("gemm is for one pixel", string.find(gemm_refusal { s = 2 }, "filters of one pixel", 1, true) ~= nil)
+check("gemm is for one group", string.find(gemm_refusal { groups = 2 }, "group", 1, true) ~= nil)
+check("gemm pads nothing", string.find(gemm_refusal { pad_left = 1 }, "padded", 1, true) ~= nil)
+check("gemm's channels are copied by 16 bytes", string.find(gemm_refusal { c = 250 }, "rows of channels", 1, true) ~= nil)
+check("and its filters", string.find(gemm_refusal { k = 250, layout = "nhwc", math = "f16" }, "rows of filters", 1, true) ~= nil)
+check("gemm strides no columns of nchw", string.find(gemm_refusal { stride_w = 2 }, "a stride apart", 1, true) ~= nil)
+check("gemm leaves short exact sums to FMAs", string.find(gemm_refusal { c = 16 }, "16 products", 1, true) ~= nil)
+check("images of one pixel are rows of channels in nchw, too",
+      string.find(init.generate(with(strict.with(pixelwise, { h = 1, w = 1, c = 512 })), hopper, "gemm").schedule, "one=1", 1, true) ~= nil)
+
 -- ---- depthwise ----
 
 local thin <const> = { n = 32, c = 144, h = 56, w = 56, k = 144, r = 3, s = 3, pad_top = 1, pad_left = 1, pad_bottom = 1, pad_right = 1,
