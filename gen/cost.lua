@@ -23,6 +23,14 @@ function cost.occupancy(target, threads, registers, smem)
     return min(by_registers, by_smem, target.warps_sm // warps, target.blocks_sm)
 end
 
+-- Of the multiprocessors, those that clusters of a size can fill: each lies within one of the 7 or 8 groups of about 16.
+local FILLED <const> = { 1.0, 1.0, 0.88, 0.91, 0.83, 0.77, 0.79, 0.91 }
+
+-- How many multiprocessors clusters of so many blocks can be on at a time, one block on each.
+function cost.filled(target, size)
+    return size * max(1, FILLED[size] * target.sms // size)
+end
+
 -- Seconds of arithmetic and of memory in one launch; their overlap is never perfect.
 local function together_us(compute, memory)
     return LAUNCH_US + 1e6 * (max(compute, memory) + OVERLAP_LOSS * min(compute, memory))

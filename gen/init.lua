@@ -36,6 +36,8 @@ end
 -- target:   { arch = "sm_90a", sms = number of multiprocessors, 0 if unknown }
 -- wanted:   nil, a schedule's name, or a full specification
 -- Returns   { name, tuple, arch, schedule, why, source, options, workspace, packed, align, requires = { { expr, why } },
+--             parts = of the source, compiled beside one another: where CONVJIT_PART is defined it is 0, 1, ..., and the others
+--                     drop out (nil: it is not in parts),
 --             launches = { { entry, grid = { x, y, z }, block = { x, y, z }, smem, args = { { kind, expr } },
 --                            cluster = { x, y, z } of blocks (sm_90, at most 8; nil: of one),
 --                            packs = true: it reads weights and writes `packed` bytes, both for all N, H and W; skipped
@@ -68,6 +70,7 @@ local function generate(given, device, wanted)
         workspace = launch.workspace,
         packed = launch.packed,
         align = launch.align,
+        parts = launch.parts,
         requires = launch.requires,
         launches = launch.launches,
         candidates = {},

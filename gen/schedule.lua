@@ -18,7 +18,8 @@ local schedule = {}
 
 local min <const>, huge <const> = math.min, math.huge
 
-local names <const> = { "depthwise", "grouped", "few_channels", "gemm", "pointwise", "wgmma", "mma", "direct" }
+local names <const> = { "depthwise", "depthwise_direct", "grouped", "few_channels", "gemm", "pointwise", "wgmma", "mma",
+                        "direct" }
 
 local modules = {}
 for _, name in ipairs(names) do modules[name] = require("schedules." .. name) end
@@ -123,7 +124,9 @@ local function search(problem, target, only, found, refused, lines)
         if each.least_us > best then
             lines[#lines + 1] = line_of(name, each.least_us, "needs at least this long: its candidates were not looked at")
         else
-            for _, parameters in ipairs(modules[name].candidates(problem, target)) do
+            local candidates = modules[name].candidates(problem, target)
+            if #candidates == 0 then refused[#refused + 1] = { schedule = name, why = "none of its tiles suits these sizes" } end
+            for _, parameters in ipairs(candidates) do
                 local reason = add(found, problem, target, name, parameters)
                 if reason then
                     refused[#refused + 1] = { schedule = schedule.format(name, parameters), why = reason }

@@ -11,7 +11,7 @@
  *         20     4  B, length of the binary
  *         24     K  key text (key.c)
  *       24+K     D  launch description (kernel.c)
- *     24+K+D     B  binary: what the compiler made of the source
+ *     24+K+D     B  binary: what the compiler made of the source (parts.c)
  *   24+K+D+B    32  SHA-256 of all bytes before it
  *
  * Nothing follows. A reader believes none of it before the checksum, the lengths, the description and the key have been

@@ -31,6 +31,7 @@ enum {
     CUDA_ERROR_STUB_LIBRARY = 34,
     CUDA_ERROR_NO_DEVICE = 100,
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209,
+    CUDA_ERROR_NOT_FOUND = 500,
     CUDA_ERROR_SYSTEM_DRIVER_MISMATCH = 803
 };
 enum {
@@ -177,7 +178,8 @@ typedef struct driver {
 
 struct cj_module {
     const bound *home;
-    CUmodule handle;
+    CUmodule parts[CJ_MAX_PARTS]; /* of the kernel's text */
+    int n_parts;
     pthread_mutex_t lock;   /* guards the list, and the functions' smem */
     cj_function *functions; /* one for each entry that was asked for */
 };
@@ -457,6 +459,30 @@ static convjit_status fail_load(const driver *d, const bound *home, CUresult res
                    home->gpu, name, home->own_arch);
 }
 
+static void unload_parts(const driver *d, cj_module *m)
+{
+    while (m->n_parts > 0)
+        d->api.ModuleUnload(m->parts[--m->n_parts]);
+}
+
+/* In the module's context. */
+static convjit_status load_parts(const driver *d, const bound *home, const cj_blob *binary, cj_module *m)
+{
+    cj_blob parts[CJ_MAX_PARTS];
+    int n = 0;
+    convjit_status status = cj_parts_split(binary, parts, &n);
+    while (status == CONVJIT_OK && m->n_parts < n) {
+        CUresult result = d->api.ModuleLoadData(&m->parts[m->n_parts], parts[m->n_parts].data);
+        if (result == CUDA_SUCCESS)
+            m->n_parts++;
+        else
+            status = fail_load(d, home, result);
+    }
+    if (status != CONVJIT_OK)
+        unload_parts(d, m);
+    return status;
+}
+
 static convjit_status load(cj_device *base, uintptr_t binding, const cj_blob *binary, cj_module **out)
 {
     driver *d = (driver *)base;
@@ -466,10 +492,8 @@ static convjit_status load(cj_device *base, uintptr_t binding, const cj_blob *bi
     if (!m)
         return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a module");
     convjit_status status = enter(d, home->context, &pushed);
-    if (status == CONVJIT_OK) {
-        CUresult result = d->api.ModuleLoadData(&m->handle, binary->data);
-        status = leave(d, pushed, result == CUDA_SUCCESS ? CONVJIT_OK : fail_load(d, home, result));
-    }
+    if (status == CONVJIT_OK)
+        status = leave(d, pushed, load_parts(d, home, binary, m));
     if (status != CONVJIT_OK) {
         free(m);
         return status;
@@ -488,7 +512,7 @@ static void unload(cj_device *base, cj_module *m)
         return;
     /* A context that was destroyed has taken its modules along. */
     if (enter(d, m->home->context, &pushed) == CONVJIT_OK) {
-        d->api.ModuleUnload(m->handle);
+        unload_parts(d, m);
         leave(d, pushed, CONVJIT_OK);
     }
     while (m->functions) {
@@ -498,6 +522,15 @@ static void unload(cj_device *base, cj_module *m)
     }
     pthread_mutex_destroy(&m->lock);
     free(m);
+}
+
+/* The entry point in whichever part has it. */
+static convjit_status find_entry(const driver *d, const cj_module *m, const char *entry, CUfunction *out)
+{
+    CUresult result = CUDA_ERROR_NOT_FOUND;
+    for (int i = 0; i < m->n_parts && result == CUDA_ERROR_NOT_FOUND; i++)
+        result = d->api.ModuleGetFunction(out, m->parts[i], entry);
+    return result == CUDA_SUCCESS ? CONVJIT_OK : cj_fail_in(fail_call(d, result, "cuModuleGetFunction"), "entry point %s", entry);
 }
 
 /* Under the module's lock, in its context. */
@@ -513,10 +546,10 @@ static convjit_status get_function(const driver *d, cj_module *m, const char *en
     cj_function *f = calloc(1, sizeof *f + length);
     if (!f)
         return cj_fail(CONVJIT_NO_MEMORY, "out of memory for a function");
-    convjit_status status = CALL(d, ModuleGetFunction, &f->handle, m->handle, entry);
+    convjit_status status = find_entry(d, m, entry, &f->handle);
     if (status != CONVJIT_OK) {
         free(f);
-        return cj_fail_in(status, "entry point %s", entry);
+        return status;
     }
     memcpy(f->entry, entry, length);
     f->context = m->home->context;

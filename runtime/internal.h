@@ -4,7 +4,7 @@
  *   expr.c       launch expressions in N, H, W               kernel.c   cj_kernel: checks, text form
  *   key.c        cache keys, of sha256.c's digests           cache.c    one file an entry     bundle.c  many in one file
  *   selection.c  problem -> key, as it was the last time: a short cut past the generator
- *   nvrtc.c      source -> cubin                             emu/       source -> shared object, and the device that runs it
+ *   nvrtc.c      source -> cubins; parts.c: as one binary    emu/       source -> shared object, and the device that runs it
  *   driver.c     the GPU                                     context.c  all of these, opened when first needed
  *   compile.c    key -> binary, once a process               plan.c     kernel + device + N, H, W -> launch
  *
@@ -131,6 +131,8 @@ typedef struct cj_kernel {
     char *schedule;    /* full specification, "direct:kt=64,..." ; the part before ':' is the schedule's name */
     char *why;         /* one line for people; may depend on N, H, W */
     char *source;      /* CUDA; NULL in a kernel that came from a cache entry */
+    int parts;         /* of the source, each with entry points of its own: where CONVJIT_PART is defined it is 0, 1, ..., and the
+                          others drop out. 0, 1: not in parts. Not in the text form: only who compiles asks */
     int n_options;
     char *options[CJ_MAX_OPTIONS]; /* compiler options in order */
     char *workspace;   /* expression: bytes */
@@ -294,6 +296,13 @@ convjit_status cj_cache_clear(cj_cache *c, size_t *removed);
 /* bundle.c */
 convjit_status cj_bundle_export(cj_cache *c, const char *file, size_t *entries);
 convjit_status cj_bundle_import(cj_cache *c, const char *file, size_t *entries);
+
+/* ---- parts.c: the cubins of a source in parts, as one binary ---- */
+
+enum { CJ_MAX_PARTS = 4 };
+convjit_status cj_parts_join(const cj_blob parts[], int n, cj_blob *binary); /* a copy of them */
+/* The parts lie in the binary. */
+convjit_status cj_parts_split(const cj_blob *binary, cj_blob parts[CJ_MAX_PARTS], int *n);
 
 /* ---- compilers: nvrtc.c and emu/compiler.c ---- */
 

@@ -449,6 +449,8 @@ convjit_status cj_kernel_check(const cj_kernel *k, bool from_cache)
         status = check_expr(&at, "workspace", k->workspace);
     if (!status)
         status = check_count(&at, "align", k->align, 1, MAX_ALIGN);
+    if (!status)
+        status = check_count(&at, "parts", k->parts, 0, CJ_MAX_PARTS);
     if (!status && (k->align & (k->align - 1)))
         status = broken(&at, "align: %d is not a power of two", k->align);
     if (!status)

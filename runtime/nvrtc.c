@@ -5,6 +5,7 @@
  * CUDA 11.2. */
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -215,28 +216,32 @@ static convjit_status get_cubin(const nvrtc *c, const cj_kernel *k, nvrtcProgram
     return CONVJIT_OK;
 }
 
-static convjit_status compile_program(const nvrtc *c, const cj_kernel *k, nvrtcProgram program, cj_blob *binary,
+/* Compiles one part of a kernel's text; part -1: the text as it is. */
+static convjit_status compile_program(const nvrtc *c, const cj_kernel *k, int part, nvrtcProgram program, cj_blob *binary,
                                       char **log)
 {
-    char *text = NULL;
-    nvrtcResult result = c->api.CompileProgram(program, k->n_options, (const char *const *)k->options);
+    char *text = NULL, define[32];
+    const char *options[CJ_MAX_OPTIONS + 1];
+    int n = k->n_options;
+    memcpy(options, k->options, sizeof *options * (size_t)n);
+    if (part >= 0) {
+        snprintf(define, sizeof define, "-DCONVJIT_PART=%d", part);
+        options[n++] = define;
+    }
+    nvrtcResult result = c->api.CompileProgram(program, n, options);
     convjit_status status = get_log(c, program, &text);
     if (status != CONVJIT_OK)
         return status;
     status = result == NVRTC_SUCCESS ? get_cubin(c, k, program, binary) : fail_compile(c, k, result, text);
-    if (status == CONVJIT_OK && log)
+    if (status == CONVJIT_OK)
         *log = text;
     else
         free(text);
     return status;
 }
 
-convjit_status cj_nvrtc_compile_log(cj_compiler *base, const cj_kernel *k, cj_blob *binary, char **log)
+static convjit_status compile_part(const nvrtc *c, const cj_kernel *k, int part, cj_blob *binary, char **log)
 {
-    nvrtc *c = (nvrtc *)base;
-    convjit_status status = load_once(c);
-    if (status != CONVJIT_OK)
-        return cj_fail_in(status, "kernel %s", k->name);
     cj_text name = {0};
     nvrtcProgram program;
     cj_text_printf(&name, "%s.cu", k->name);
@@ -246,8 +251,85 @@ convjit_status cj_nvrtc_compile_log(cj_compiler *base, const cj_kernel *k, cj_bl
     cj_text_free(&name);
     if (result != NVRTC_SUCCESS)
         return fail_call(c, "nvrtcCreateProgram", result);
-    status = compile_program(c, k, program, binary, log);
+    convjit_status status = compile_program(c, k, part, program, binary, log);
     c->api.DestroyProgram(&program);
+    return status;
+}
+
+/* A part of a kernel that a thread compiles. */
+typedef struct job {
+    const nvrtc *c;
+    const cj_kernel *k;
+    int part;
+    pthread_t thread;
+    bool threaded;          /* by a thread of its own */
+    cj_blob cubin;
+    char *log;
+    convjit_status status;
+    char *message;          /* of the failure: messages belong to threads */
+} job;
+
+static void *work(void *argument)
+{
+    job *j = argument;
+    j->status = compile_part(j->c, j->k, j->part, &j->cubin, &j->log);
+    if (j->status != CONVJIT_OK)
+        j->message = strdup(convjit_errmsg());
+    return NULL;
+}
+
+/* NVRTC takes about as long for several parts at once as for the longest of them. */
+static void compile_parts(job *jobs, int n)
+{
+    for (int i = n - 1; i >= 0; i--) {
+        jobs[i].threaded = i > 0 && pthread_create(&jobs[i].thread, NULL, work, &jobs[i]) == 0;
+        if (!jobs[i].threaded)
+            work(&jobs[i]);
+    }
+    for (int i = 0; i < n; i++)
+        if (jobs[i].threaded)
+            pthread_join(jobs[i].thread, NULL);
+}
+
+/* One binary and one log of all parts, or the first failure. */
+static convjit_status collect(const job *jobs, int n, cj_blob *binary, char **log)
+{
+    cj_blob cubins[CJ_MAX_PARTS];
+    cj_text all = {0};
+    for (int i = 0; i < n; i++) {
+        const job *j = &jobs[i];
+        if (j->status != CONVJIT_OK)
+            return cj_fail(j->status, "%s", j->message ? j->message : "out of memory for this failure's message");
+        cubins[i] = j->cubin;
+    }
+    convjit_status status = cj_parts_join(cubins, n, binary);
+    if (status != CONVJIT_OK || !log)
+        return status;
+    for (int i = 0; i < n; i++)
+        cj_text_puts(&all, jobs[i].log);
+    status = cj_text_take(&all, log);
+    if (status != CONVJIT_OK)
+        cj_blob_free(binary);
+    return status;
+}
+
+convjit_status cj_nvrtc_compile_log(cj_compiler *base, const cj_kernel *k, cj_blob *binary, char **log)
+{
+    nvrtc *c = (nvrtc *)base;
+    job jobs[CJ_MAX_PARTS];
+    int n = k->parts > 1 ? k->parts : 1;
+    convjit_status status = load_once(c);
+    if (status != CONVJIT_OK)
+        return cj_fail_in(status, "kernel %s", k->name);
+    for (int i = 0; i < n; i++)
+        jobs[i] = (job){.c = c, .k = k, .part = n > 1 ? i : -1};
+    compile_parts(jobs, n);
+    status = collect(jobs, n, binary, log);
+    for (int i = 0; i < n; i++) {
+        cj_blob_free(&jobs[i].cubin);
+        free(jobs[i].log);
+        free(jobs[i].message);
+    }
     return status;
 }
 

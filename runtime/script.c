@@ -953,7 +953,7 @@ static void read_launches(lua_State *L, const place *root, cj_kernel *k)
 /* All fields but candidates and refused. Leaves the result. */
 static void read_kernel(lua_State *L, const place *root, cj_kernel *k)
 {
-    static const char *const fields[] = {"name", "tuple", "arch", "schedule", "why", "source", "options", "workspace",
+    static const char *const fields[] = {"name", "tuple", "arch", "schedule", "why", "source", "parts", "options", "workspace",
                                          "packed", "align", "requires", "launches", "candidates", "refused", NULL};
     check_fields(L, root, fields);
     read_string_field(L, root, "name", &k->name);
@@ -968,6 +968,11 @@ static void read_kernel(lua_State *L, const place *root, cj_kernel *k)
         lua_pop(L, 1);
     else
         read_string(L, &packed, &k->packed);
+    place parts = get_field(L, root, "parts");
+    if (lua_isnil(L, -1))
+        lua_pop(L, 1);
+    else
+        k->parts = read_int(L, &parts);
     place align = get_field(L, root, "align");
     k->align = read_int(L, &align);
     read_options(L, root, k);

@@ -1,5 +1,5 @@
-/* differential.h: random problems on a device against the reference on the CPU; tests/emu/direct.c and tests/gpu/exact.c
- * say how many of what. Every run draws fresh data unless $CONVJIT_TEST_SEED repeats an earlier one. */
+/* differential.h: random problems on a device against the reference on the CPU; tests/emu/direct.c and
+ * tests/gpu/differential.c say how many of what. Every run draws fresh data unless $CONVJIT_TEST_SEED repeats an earlier one. */
 #ifndef DIFFERENTIAL_H
 #define DIFFERENTIAL_H
 
@@ -85,6 +85,16 @@ static void draw_tuple(rng *r, convjit_problem *p)
     if (p->activation == CONVJIT_CLAMP) p->alpha = -(float)rng_range(r, 0, 8), p->beta = (float)rng_range(r, 0, 8);
 }
 
+/* Makes a dense tuple of the size that tensor-core schedules are for. */
+static void widen(rng *r, convjit_problem *p)
+{
+    static const int64_t channels[] = { 16, 20, 32, 33, 48, 64, 64, 65, 72, 96, 100, 128, 130, 192, 256 };
+    enum { CHANNELS = sizeof channels / sizeof *channels };
+    p->groups = 1;
+    p->c = channels[rng_range(r, 0, CHANNELS - 1)];
+    p->k = channels[rng_range(r, 0, CHANNELS - 1)];
+}
+
 /* N, H and W for a tuple: at most about `macs` multiply-adds, outputs of 1x1 among them. */
 static void draw_sizes(rng *r, convjit_problem *p, double macs)
 {
@@ -105,6 +115,8 @@ static void draw_sizes(rng *r, convjit_problem *p, double macs)
 
 /* ---- many problems ---- */
 
+enum { MOST_DRAWS = 500 /* of tuples, until one is what a schedule is for */ };
+
 typedef struct campaign {
     convjit *cj;
     const char *arch;       /* for the list of candidates */
@@ -112,6 +124,8 @@ typedef struct campaign {
     int tuples, sizes;      /* problems = tuples * sizes */
     double macs;            /* of a problem, about */
     bool exact;
+    const char *const *schedules; /* take turns; NULL: whichever is predicted best, or any other */
+    int n_schedules;
     int threads;
     atomic_int next, problems;
     pthread_mutex_t lock;
@@ -166,24 +180,52 @@ static char *draw_schedule(campaign *c, rng *r, const convjit_problem *p)
     return chosen;
 }
 
+/* A problem that this schedule serves, and its name or one of its candidates; NULL if none of many was served. */
+static char *draw_problem_of(campaign *c, rng *r, convjit_problem *p, const char *schedule)
+{
+    char *chosen = NULL;
+    for (int draws = 0; draws < MOST_DRAWS && !chosen; draws++) {
+        draw_tuple(r, p);
+        if (draws % 2 == 0) widen(r, p); /* what wants few channels or groups gets them next time */
+        draw_sizes(r, p, c->macs);
+        pthread_mutex_lock(&c->lock);
+        chosen = draw_candidate(c->script, r, p, c->arch, schedule);
+        pthread_mutex_unlock(&c->lock);
+    }
+    if (chosen && rng_chance(r, 40)) chosen[strcspn(chosen, ":")] = '\0'; /* its best */
+    return chosen;
+}
+
+/* A problem with its first sizes, and a schedule for it; NULL: the best of all. */
+static char *draw_problem(campaign *c, int tuple, rng *r, convjit_problem *p)
+{
+    if (c->schedules) {
+        const char *name = c->schedules[tuple % c->n_schedules];
+        char *chosen = draw_problem_of(c, r, p, name);
+        CHECK_THAT(chosen, "seed %llu: schedule %s refused %d problems", (unsigned long long)c->seed, name, MOST_DRAWS);
+        return chosen;
+    }
+    draw_tuple(r, p);
+    draw_sizes(r, p, c->macs);
+    return draw_schedule(c, r, p);
+}
+
 static void *campaign_thread(void *user)
 {
     campaign *c = user;
     for (int i; (i = atomic_fetch_add(&c->next, 1)) < c->tuples;) {
         rng r = { c->seed + (uint64_t)i * 0x632be59bd9b4e019u };
         convjit_problem p;
-        draw_tuple(&r, &p);
-        char *schedule = NULL;
+        char *schedule = draw_problem(c, i, &r, &p);
         for (int j = 0; j < c->sizes; j++) {
-            draw_sizes(&r, &p, c->macs);
-            if (j == 0) schedule = draw_schedule(c, &r, &p);
+            if (j > 0) draw_sizes(&r, &p, c->macs);
             char text[512], used[256] = "";
             convjit_problem_format(&p, text, sizeof text);
             cj_check result = { 0 };
             uint64_t seed = rng_next(&r);
             convjit_status s = run_problem(c->cj, &p, schedule, c->exact, seed, 0, &result, used);
             /* a schedule may demand facts of N, H and W: another serves the rest */
-            if (s == CONVJIT_UNSUPPORTED && schedule && strstr(convjit_errmsg(), " requires "))
+            if (s == CONVJIT_UNSUPPORTED && schedule && (j > 0 || strstr(convjit_errmsg(), " requires ")))
                 s = run_problem(c->cj, &p, NULL, c->exact, seed, 0, &result, used);
             CHECK_THAT(s == CONVJIT_OK && result.wrong == 0 && result.of > 0,
                        "seed %llu tuple %d: %s %s: %s; %llu wrong of %llu: %s", (unsigned long long)c->seed, i, text,

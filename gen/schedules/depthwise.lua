@@ -1,16 +1,19 @@
 -- depthwise.lua: depthwise convolution: one input channel for each filter, so that memory, not arithmetic, is the floor.
 --
 -- A tile is `tp` rows x `tq` columns of outputs of `tc` channels and `ni` images. Its input patch, halo included, is copied to shared
--- memory, each pixel once. A block takes tile after tile of the same channels, as far as possible, and copies `stages` - 1 tiles
+-- memory, each pixel once. A block takes tile after tile, of the same channels as far as possible, and copies `stages` - 1 tiles
 -- ahead, by tensor copies (copy=1), which leave no work to threads, or by bulk copies of whole rows (copy=3), which are faster where
 -- these are long, or else by cp.async (copy=0). Where rows are no multiples of 16 bytes, but the planes of a few channels are, bulk
--- copies bring them, and threads spread them (copy=2). Outputs are computed in one of three ways:
+-- copies bring them, and threads spread them (copy=2). Where all of a row is one tile's, the outputs of its rows follow each other in
+-- memory: gathered in shared memory, they leave by bulk copies, too (copy=4), which need no rows of 16 bytes.
+-- Outputs are computed in one of three ways:
 --   mm=0  FMAs, for f32 and tf32: a thread has rt rows x ct columns of outputs, and a window of a patch row in registers serves all
 --         taps; where channels are innermost, neighbouring threads take neighbouring channels.
 --   mm=1  banded matrices, for f16 and bf16: the patch is a plane a channel; a warp multiplies 16 rows x 16 columns of it with a
 --         filter row as a matrix of 16 x 8 output columns (Toeplitz). Entries beside the band are zeros.
 --   mm=2  diagonal matrices, for f16 and bf16 in nhwc: a warp multiplies 16 pixels x 8 channels for each of two taps with a matrix of
---         16 x 8 that has the weights of both taps on its diagonals; a patch row serves all of `rt` rows of outputs.
+--         16 x 8 that has the weights of both taps on its diagonals; a patch row serves all of `rt` rows of outputs. A warp keeps
+--         its 8 channels, and their matrices in registers; outputs leave by tensor copies if the input comes by them.
 -- The matrices waste most of what tensor cores can do, and still are several times faster than FMAs and conversions. An infinity or
 -- NaN in x times one of their zeros is NaN: it may spread to outputs up to 15 columns, or 7 channels, beside those it belongs to.
 
@@ -25,7 +28,7 @@ local depthwise = {}
 
 depthwise.parameters = {
     { "mm", 0, 2 },      -- how: FMAs, banded or diagonal matrices
-    { "copy", 0, 3 },    -- by cp.async, tensor copies, bulk copies of whole planes, or bulk copies of rows
+    { "copy", 0, 4 },    -- by cp.async, tensor copies, bulk copies of whole planes, of rows, or of rows and of outputs
     { "tc", 1, 256 },    -- channels of a tile
     { "ni", 1, 64 },     -- images
     { "tp", 1, 1024 },   -- rows
@@ -39,14 +42,14 @@ depthwise.parameters = {
 }
 
 local FMA <const>, BAND <const>, DIAGONAL <const> = 0, 1, 2         -- mm
-local ASYNC <const>, TENSOR <const>, PLANES <const>, LINES <const> = 0, 1, 2, 3   -- copy
+local ASYNC <const>, TENSOR <const>, PLANES <const>, LINES <const>, RUNS <const> = 0, 1, 2, 3, 4   -- copy
 local MOST_WINDOW <const> = 64     -- registers of a window
 local MOST_UNROLLED <const> = 1400 -- FMAs of an unrolled loop body: NVRTC takes about 0.1 ms for each
 local MOST_TAPS <const> = 64       -- weights in registers
 local MOST_STEPS <const> = 8       -- products along a filter row
 local MOST_BOX <const> = 256       -- elements of a tensor copy along an axis
 local RESERVED <const> = 256       -- bytes for barriers
-local SECTOR <const> = 32          -- bytes that memory moves at least
+local SECTOR <const>, BURST <const> = 32, 64   -- bytes that the L2 cache, and memory, move at least
 
 function depthwise.applies(p, t)
     if p.cg ~= 1 or p.groups == 1 then return false, string.format("%d channels a group; depthwise convolution has one", p.cg) end
@@ -123,16 +126,16 @@ end
 shapes[DIAGONAL] = function(p, s, d)
     -- with whole blocks of 8 pixels to a row, one row is swizzled like the next
     d.cols = roundup(d.needed, 8)
-    if d.cols > 1.1 * d.needed then d.cols = d.needed end
+    if s.tc == 8 or d.cols > 1.1 * d.needed then d.cols = d.needed end
+    d.alike = s.tc == 8 or d.cols % 8 == 0
     d.pitch = d.cols * s.tc
     d.tap_pairs = ceildiv(p.s, 2)
-    d.warp_c = min(s.tc, 32)
-    d.rows_of_warp = s.rt * 16 // s.ct
-    d.items = s.ni * (s.tp // d.rows_of_warp) * (s.tq // s.ct) * (s.tc // d.warp_c)   -- one a warp
+    d.items = s.ni * (s.tp * s.ct // (s.rt * 16)) * (s.tq // s.ct) * (s.tc // 8)   -- one a warp
     d.weight_bytes = s.tc * p.r * d.tap_pairs * 4
-    d.out_pitch = d.warp_c + 8
-    d.out_bytes = s.warps * s.rt * 16 * d.out_pitch * p.bytes
-    d.registers = 48 + 4 * s.rt + (s.copy == ASYNC and 3 or 2) * p.r * d.tap_pairs
+    d.out_tile = roundup(s.ni * s.tp * s.tq * s.tc * p.bytes, 1024)
+    d.out_stages = s.copy == TENSOR and s.stages > 1 and 2 or 1
+    d.out_bytes = d.out_stages * d.out_tile
+    d.registers = 48 + 4 * s.rt + 2 * p.r * d.tap_pairs
 end
 
 -- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.
@@ -142,7 +145,7 @@ local function derive(p, s, t)
     d.shift = nhwc and 0 or -p.pad_left % d.elements     -- patch columns in front of the first that is wanted, for aligned loads
     d.rows = (s.tp - 1) * p.stride_h + (p.r - 1) * p.dil_h + 1
     d.needed = d.shift + (s.tq - 1) * p.stride_w + (p.s - 1) * p.dil_w + 1
-    if s.copy == LINES then d.needed = d.needed + p.stride_w - 1 end     -- all of W, and not only what outputs depend on
+    if s.copy >= LINES then d.needed = d.needed + p.stride_w - 1 end     -- all of W, and not only what outputs depend on
     d.planes = s.mm == BAND or not nhwc
     d.k_elements = min(power_in(p.k, 16 // p.bytes), power_in(d.filters, 16 // p.bytes))   -- of a store along the channels
     shapes[s.mm](p, s, d, nhwc)
@@ -166,9 +169,13 @@ local function derive(p, s, t)
     else
         d.image = d.rows * d.pitch
     end
+    if s.copy == RUNS then
+        d.run = roundup(s.tp * s.tq + 16 // p.bytes - 1, 16 // p.bytes)
+        d.out_bytes = roundup(s.ni * d.filters * d.run * p.bytes, 128)
+    end
     d.copied = s.ni * d.image * p.bytes
-    d.patch_bytes = roundup(d.copied, s.copy == TENSOR and 1024 or 128)
-    d.weight_bytes = roundup(d.weight_bytes, 16)
+    d.patch_bytes = roundup(d.copied, (s.copy == TENSOR or s.mm == DIAGONAL) and 1024 or 128)
+    d.weight_bytes = roundup(d.weight_bytes, s.mm == DIAGONAL and 1024 or 16)   -- behind it outputs, perhaps swizzled
     d.smem = s.stages * d.patch_bytes + d.weight_bytes + d.out_bytes + (s.copy ~= ASYNC and RESERVED or 0)
     if s.copy == PLANES then
         -- the largest image that has tp x tq outputs, as it is in memory, and its outputs
@@ -220,6 +227,7 @@ checks[DIAGONAL] = function(p, s)
         return string.format("tp %d is no multiple of the %d rows of a warp", s.tp, s.rt * 16 // s.ct)
     end
     if s.tc ~= 8 and s.tc ~= 16 and s.tc ~= 32 and s.tc ~= 64 then return string.format("tc is %d; 8, 16, 32 or 64", s.tc) end
+    if s.warps % (s.tc // 8) ~= 0 then return string.format("%d warps do not share %d channels, 8 a warp", s.warps, s.tc) end
     if p.r * ceildiv(p.s, 2) > 32 then return string.format("the weights of %d taps do not fit the registers", p.r * p.s) end
     if s.rt > 8 then return string.format("rt is %d; at most 8", s.rt) end
 end
@@ -236,8 +244,8 @@ function depthwise.check(p, t, s)
     end
     if s.copy ~= ASYNC and tonumber(string.match(t.arch, "%d+")) < 90 then return "bulk and tensor copies need sm_90" end
     if s.copy == PLANES and (nhwc or p.c % s.tc ~= 0) then return string.format("no planes of %d channels", s.tc) end
-    if s.copy == LINES and nhwc then return "rows of pixels are not copied by themselves" end
-    if s.copy == LINES and s.vec ~= 16 then return "bulk copies of rows need vec=16" end
+    if s.copy >= LINES and nhwc then return "rows of pixels are not copied by themselves" end
+    if s.copy >= LINES and s.vec ~= 16 then return "bulk copies of rows need vec=16" end
     if s.copy == TENSOR then
         if s.vec ~= 16 then return "tensor copies need vec=16" end
     end
@@ -249,7 +257,7 @@ function depthwise.check(p, t, s)
     if wrong then return wrong end
     local d = shape(p, s, t)
     if s.copy == PLANES and (d.most_h < 1 or d.most_w < 1) then return "tiles are for larger images" end
-    if s.copy == TENSOR and max(s.tc, s.ni, d.rows, d.planes and d.pitch or d.cols) > MOST_BOX then
+    if s.copy == TENSOR and max(s.tc, s.ni, d.rows, d.planes and d.pitch or d.cols, s.tq) > MOST_BOX then
         return string.format("a patch of %d channels x %d rows x %d columns; a tensor copy takes at most %d along an axis",
                              s.tc, d.rows, d.cols, MOST_BOX)
     end
@@ -283,7 +291,7 @@ local function copies(p, t)
     end
     local vec = power_in(p.w * p.bytes, 16)
     if vec == 16 and p.q <= 128 and tensor then return { { TENSOR, 16 } } end
-    if vec == 16 and p.q <= 1024 and bulk then return { { LINES, 16 } } end
+    if vec == 16 and p.q <= 1024 and bulk then return { { RUNS, 16 }, { LINES, 16 } } end
     if vec < 16 and p.h * p.w <= 1600 and p.p * p.q <= 1600 and bulk then return { { PLANES, vec }, { ASYNC, vec } } end
     return { { ASYNC, vec } }
 end
@@ -291,9 +299,10 @@ end
 local LEAST_OUTPUTS <const>, MOST_OUTPUTS <const> = 1000, 20000   -- of a tile, if there are enough channels
 
 -- Channels of a tile with that many pixels: powers of two, which for whole planes make multiples of 16 bytes.
-local function channels(p, copy, pixels)
+local function channels(p, mm, copy, pixels)
     local list, nhwc = {}, p.layout == "nhwc"
-    for _, tc in ipairs(nhwc and { 16, 32, 64 } or { 1, 2, 4, 8, 16, 32 }) do
+    for _, tc in ipairs(mm == DIAGONAL and { 16, 32 } or nhwc and { 16, 32, 64 } or
+                            mm == FMA and copy == RUNS and { 2, 4 } or { 1, 2, 4, 8, 16, 32 }) do
         local whole = p.c % tc == 0 and tc * p.h * p.w * p.bytes % 16 == 0 and tc * p.kg * p.p * p.q * p.bytes % 16 == 0
         local size = tc * pixels
         local fits = (size >= LEAST_OUTPUTS or 2 * tc > p.c or p.n == 1) and (size <= MOST_OUTPUTS or tc == 1)
@@ -323,10 +332,10 @@ local function outputs(p, mm)
     return { { 4, 4 }, { 8, 4 }, { 2, 4 } }
 end
 
--- Up to 8 warps that share items with the least waste; more if it is the same.
-local function balanced(items)
+-- Up to `most` warps that share items with the least waste; more if it is the same.
+local function balanced(items, most)
     local best, least = 1, math.huge
-    for warps = min(items, 8), 1, -1 do
+    for warps = min(items, most), 1, -1 do
         local waste = ceildiv(items, warps) * warps / items
         if waste < least - 0.04 then best, least = warps, waste end
     end
@@ -347,11 +356,11 @@ function depthwise.candidates(p, t)
     local depths   -- stages
     -- Tiles of `copy`, with rt x ct outputs of a thread or warp, and a multiple of unit_p rows.
     local function add(copy, vec, rt, ct, unit_p, tp, tq)
-        for _, tc in ipairs(channels(p, copy, tp * tq)) do
+        for _, tc in ipairs(channels(p, mm, copy, tp * tq)) do
             local items = mm == BAND and tc * p.kg * ceildiv(tp, 16) * (tq // ct) or
-                          mm == DIAGONAL and tp // unit_p * (tq // ct) * ceildiv(tc, 32) or
+                          mm == DIAGONAL and tp // unit_p * (tq // ct) or
                           ceildiv(tc * p.kg * (tp // rt) * (tq // ct), 32)
-            local warps = balanced(items)
+            local warps = mm == DIAGONAL and tc // 8 * balanced(items, max(1, 64 // tc)) or balanced(items, copy == RUNS and 4 or 8)
             for _, stages in ipairs(depths) do
                 list[#list + 1] = { mm = mm, copy = copy, tc = tc, ni = 1, tp = tp, tq = tq, rt = rt, ct = ct, warps = warps,
                                     vec = vec, stages = stages, wide = p.wide and 1 or 0 }
@@ -361,14 +370,14 @@ function depthwise.candidates(p, t)
     for _, way in ipairs(copies(p, t)) do
         local copy, vec = mm == BAND and nhwc and ASYNC or way[1], way[2]
         local single = nhwc and (mm == BAND or mm == FMA and p.r * p.s <= MOST_TAPS)
-        depths = single and { 1 } or copy == LINES and { 3, 2, 1 } or { 2, 1 }
-        local widest = copy >= PLANES and math.huge or nhwc and 64 or copy == TENSOR and 128 or 512
+        depths = single and { 1 } or (copy == RUNS or copy == ASYNC and vec < 16) and { 2 } or { 2, 1 }
+        local widest = copy >= PLANES and math.huge or mm == DIAGONAL and 32 or nhwc and 64 or copy == TENSOR and 128 or 512
         for _, output in ipairs(outputs(p, mm)) do
             local rt, ct = output[1], output[2]
             local unit_p = mm == DIAGONAL and rt * 16 // ct or mm == BAND and 1 or rt
             local columns = extents(p.q, ct, widest, copy >= PLANES and {} or nhwc and { 8, 14, 16, 32 } or { 64, 128 })
             local rows = copy == PLANES and { roundup(p.p, unit_p) } or
-                         extents(p.p, unit_p, 64, nhwc and { 4, 8, 14, 16 } or { 8, 16, 28, 32 })
+                         extents(p.p, unit_p, mm == DIAGONAL and 24 or 64, nhwc and { 4, 8, 14, 16 } or { 8, 16, 28, 32 })
             for _, tq in ipairs(columns) do
                 for _, tp in ipairs(rows) do add(copy, vec, rt, ct, unit_p, tp, tq) end
             end
@@ -411,17 +420,18 @@ end
 works[DIAGONAL] = function(p, s, d)
     local rows = min(s.rt * p.r, (s.rt - 1) * p.stride_h + (p.r - 1) * p.dil_h + 1)
     local taps = p.r * d.tap_pairs
-    local stores = s.rt * d.warp_c // (2 * d.k_elements)
-    local address = d.cols % 8 == 0 and 1.3 or 5   -- instructions for the operand of a product
-    local issue = d.warp_c // 8 * (5 * taps + rows * d.tap_pairs * address + s.rt * taps + 14 * s.rt + 30) + 14 * stores + 60
-    local waves = d.warp_c // 8 * (taps + rows * d.tap_pairs * 4 * min(2, p.stride_w) + 2 * s.rt) + 8 * stores
-    return d.items * issue, d.items * waves, ceildiv(d.items, s.warps) * issue
+    local address = d.alike and 1.3 or 5   -- instructions for the operand of a product
+    local issue = rows * d.tap_pairs * address + s.rt * taps + 6 * s.rt + 50
+    local waves = rows * d.tap_pairs * 4 * min(2, p.stride_w) + 2 * s.rt
+    local out = 0
+    if s.copy ~= TENSOR then out = s.ni * s.tp * s.tq * s.tc // d.k_elements // 32 * 20 end
+    return d.items * issue + out, d.items * waves + out // 3, ceildiv(d.items, s.warps) * issue + out // s.warps
 end
 
 -- Instructions of all warps for the loads of a tile.
 local function loading(p, s, d, nhwc)
     if s.copy == TENSOR then return 40 end
-    if s.copy == LINES then return 60 + ceildiv(s.ni * s.tc * d.rows, 32) * 40 end
+    if s.copy >= LINES then return 60 + ceildiv(s.ni * s.tc * d.rows, 32) * 40 end
     if s.copy == PLANES then return s.ni * s.tc * d.most_h * max(8, ceildiv(d.most_w, d.elements)) // 32 * 14 end
     local loads = nhwc and s.ni * d.rows * d.cols * s.tc // d.elements or s.ni * s.tc * d.rows * ceildiv(d.cols, d.elements)
     if s.mm == BAND and nhwc then return loads // 32 * (25 + d.elements) end
@@ -434,29 +444,30 @@ local function bytes_moved(p, s, d, nhwc, tiles)
     local moved = p.n * p.c * p.h * p.w * p.bytes + output
     if nhwc then
         local waste = max(1, SECTOR / (s.tc * p.bytes))
-        return moved * (waste > 1 and 1.5 or 1), (tiles * s.ni * d.rows * d.needed * s.tc * p.bytes + output) * waste
+        return moved * (s.tc * p.bytes < BURST and s.tc < p.c and 1.5 or 1), (tiles * s.ni * d.rows * d.needed * s.tc * p.bytes + output) * waste
     end
     local row = roundup(d.needed * p.bytes, SECTOR) + (s.copy >= PLANES and 0 or SECTOR)
     return moved, tiles * s.ni * s.tc * d.rows * row + output
 end
 
--- Fitted to 2,200 measurements on an H200.
+-- Fitted to 2,500 measurements on an H200, each way to multiply by itself.
 local LAUNCH_US <const> = 2.5         -- as cost.lua's; the measured kernels took twice that, which is the same for all schedules
-local START <const> = 2400            -- clocks before a block's first tile is there, and after its last
-local LATENCY <const> = 720           -- clocks that a copy takes, where it does not run ahead
-local BARRIERS <const> = 510          -- clocks that the barriers around a tile take
 local COMPARABLE <const> = 0.8        -- as optimistic as cost.lua is, for groups of few channels
-local WAVE <const> = 0.59             -- clocks of a wavefront
-local OVERLAP_LOSS <const> = 0.54     -- the part of the shorter of work and memory time that adds to the longer
-local MEMORY <const>, L2 <const> = 1.12, 1.1   -- of the bandwidths, where nothing else takes time
--- clocks of a multiprocessor, and of a warp alone, for an instruction
-local ISSUE <const> = { [FMA] = 0.18, [BAND] = 0.27, [DIAGONAL] = 0.5 }
-local ALONE <const> = { [FMA] = 2.5, [BAND] = 5.7, [DIAGONAL] = 2.2 }
+-- start: clocks before a block's first tile is there, and after its last; latency: that a copy takes, where it does not run ahead;
+-- barriers: that those around a tile take; issue, alone: clocks of a multiprocessor, and of a warp alone, for an instruction;
+-- wave: of a wavefront; loss: the part of the shorter of work and memory time that adds to the longer; memory, l2: of the
+-- bandwidths, where nothing else takes time
+local IN_ORDER <const> = 0.85         -- of the time of floats, where blocks move through memory in its order
+local MODEL <const> = {
+    [FMA] = { start = 2320, latency = 640, barriers = 580, issue = 0.225, alone = 2.96, wave = 0.405, loss = 0.68, memory = 0.84, l2 = 1.71 },
+    [BAND] = { start = 1990, latency = 950, barriers = 720, issue = 0.236, alone = 4.18, wave = 0.6, loss = 0.91, memory = 1.1, l2 = 1.47 },
+    [DIAGONAL] = { start = 2610, latency = 1110, barriers = 450, issue = 0.336, alone = 3.22, wave = 1.02, loss = 0.68, memory = 0.95, l2 = 1.46 },
+}
 
 -- How many times as long the L2 cache takes for rows, or for runs of channels, that are not long and aligned.
 local function scattering(p, s, nhwc)
     local run = s.tc * p.bytes
-    return s.copy == LINES and 1.2 or not nhwc and 1.6 or run > 128 and 1 or run > 64 and 1.15 or run > 32 and 1.24 or 1.66
+    return s.copy >= LINES and 1.2 or not nhwc and 1.6 or run > 128 and 1 or run > 64 and 1.15 or run > 32 and 1.24 or 1.66
 end
 
 function depthwise.time(p, t, s)
@@ -464,20 +475,21 @@ function depthwise.time(p, t, s)
     local nhwc = p.layout == "nhwc"
     local tiles = ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq) * d.tiles_c
     local issue, waves, longest = works[s.mm](p, s, d, nhwc)
-    local loads = loading(p, s, d, nhwc)
+    local m, loads = MODEL[s.mm], loading(p, s, d, nhwc)
     local together = min(d.resident, ceildiv(tiles, t.sms))
     -- all resident blocks' instructions, or a block's own steps
-    local waiting = BARRIERS + (s.stages == 1 and LATENCY or 0)
-    local alone = (longest + loads // s.warps) * max(ALONE[s.mm], s.warps * ISSUE[s.mm]) + waiting
-    local round = max(together * (issue + loads) * ISSUE[s.mm], together * waves * WAVE, alone)
-    local compute = (ceildiv(tiles, t.sms * together) * round + START) / t.clock
+    local waiting = m.barriers + (s.stages == 1 and m.latency or 0)
+    local alone = (longest + loads // s.warps) * max(m.alone, s.warps * m.issue) + waiting
+    local round = max(together * (issue + loads) * m.issue, together * waves * m.wave, alone)
+    local compute = (ceildiv(tiles, t.sms * together) * round + m.start) / t.clock
     local memory, cached = bytes_moved(p, s, d, nhwc, tiles)
-    local traffic = max(memory / (MEMORY * t.bandwidth), cached * scattering(p, s, nhwc) / (L2 * t.l2_bandwidth))
-    return COMPARABLE * (LAUNCH_US + 1e6 * (max(compute, traffic) + OVERLAP_LOSS * min(compute, traffic)))
+    local traffic = max(memory / (m.memory * t.bandwidth), cached * scattering(p, s, nhwc) / (m.l2 * t.l2_bandwidth))
+    local gain = s.mm == FMA and s.copy == RUNS and IN_ORDER or 1
+    return COMPARABLE * gain * (LAUNCH_US + 1e6 * (max(compute, traffic) + m.loss * min(compute, traffic)))
 end
 
 local COPIES <const> = { [ASYNC] = "", [TENSOR] = " by tensor copies", [PLANES] = " by bulk copies of planes",
-                           [LINES] = " by bulk copies of rows" }
+                           [LINES] = " by bulk copies of rows", [RUNS] = " by bulk copies of rows, as the outputs leave it" }
 local WAYS <const> = { [FMA] = "FMAs", [BAND] = "banded matrices", [DIAGONAL] = "diagonal matrices" }
 
 function depthwise.explain(p, s)
@@ -486,16 +498,17 @@ function depthwise.explain(p, s)
                          COPIES[s.copy], s.rt, s.ct, s.mm == FMA and "thread" or "warp", s.warps)
 end
 
--- How tensor copies see x.
-local function map_of(p, s, d)
+-- How tensor copies see x, or y: `box` as for channels, columns, rows and images.
+local function map_of(p, s, tensor, channels, rows, columns, box)
     local function bytes(...) return table.concat({ tostring(p.bytes), ... }, " * ") end
-    local arg = { kind = "tensor_map", tensor = "input", element = p.math == "tf32" and "f32" or p.math }
+    local arg = { kind = "tensor_map", tensor = tensor, element = p.math == "tf32" and "f32" or p.math }
+    local c = tostring(channels)
     if p.layout == "nchw" then
-        arg.dims, arg.box = { "W", "H", tostring(p.c), "N" }, { d.pitch, d.rows, s.tc, s.ni }
-        arg.strides = { bytes("W"), bytes("H", "W"), bytes(tostring(p.c), "H", "W") }
+        arg.dims, arg.box = { columns, rows, c, "N" }, { box[2], box[3], box[1], box[4] }
+        arg.strides = { bytes(columns), bytes(rows, columns), bytes(c, rows, columns) }
     else
-        arg.dims, arg.box = { tostring(p.c), "W", "H", "N" }, { s.tc, d.cols, d.rows, s.ni }
-        arg.strides = { bytes(tostring(p.c)), bytes(tostring(p.c), "W"), bytes(tostring(p.c), "H", "W") }
+        arg.dims, arg.box = { c, columns, rows, "N" }, box
+        arg.strides = { bytes(c), bytes(c, columns), bytes(c, rows, columns) }
         if s.mm == DIAGONAL and s.tc > 8 then arg.swizzle = s.tc * p.bytes end
     end
     return arg
@@ -521,9 +534,19 @@ function depthwise.launch(p, t, s)
             why = "the planes of a tile must be multiples of 16 bytes",
         }
     end
-    if s.copy == LINES then
+    if s.copy >= LINES then
         requires[#requires + 1] = { expr = string.format("Q <= %d && W <= %d", s.tq, d.pitch - d.shift - p.pad_left),
                                     why = "a tile must hold whole rows" }
+    end
+    local input = call("input")
+    if s.copy == TENSOR then
+        input = map_of(p, s, "input", p.c, "H", "W", { s.tc, d.planes and d.pitch or d.cols, d.rows, s.ni })
+    end
+    local args = launch.args(p, { input, call("weights") }, { "N", "H", "W", "P", "Q", tiles_n, tiles_p, tiles_q, tiles })
+    if s.mm == DIAGONAL and s.copy == TENSOR then
+        for i, arg in ipairs(args) do
+            if arg.kind == "output" then args[i] = map_of(p, s, "output", p.k, "P", "Q", { s.tc, s.tq, s.tp, s.ni }) end
+        end
     end
     return {
         template = "conv2d_depthwise.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16, requires = requires,
@@ -531,8 +554,7 @@ function depthwise.launch(p, t, s)
         launches = { {
             suffix = "", block = { d.threads, 1, 1 }, smem = tostring(d.smem),
             grid = { string.format("min(%d, %s)", blocks, tiles), "1", "1" },
-            args = launch.args(p, { s.copy == TENSOR and map_of(p, s, d) or call("input"), call("weights") },
-                               { "N", "H", "W", "P", "Q", tiles_n, tiles_p, tiles_q, tiles }),
+            args = args,
         } },
     }
 end

@@ -84,6 +84,7 @@ local function derive(p, s)
     local rows, cols, window, vector, pitch, plane, rows_apart, cols_apart = patch_of(p, s, s.ct, s.rt)
     local kt, channels, w_rows = s.lk * s.tk, s.gt * s.ct, s.ct * s.rt * p.s
     local w_pitch, patch_floats, stages_c = weight_pitch(kt), channels * plane, ceildiv(p.cg, s.ct)
+    local nhwc = p.layout == "nhwc"
     local registers = s.tk * s.tq + s.tk + (s.win == 1 and window or s.tq) + 30 + 16 * s.wide
     return {
         threads = s.lq * s.lk * s.tp, kt = kt, tile_q = s.lq * s.tq,
@@ -96,6 +97,9 @@ local function derive(p, s)
         rows_apart = rows_apart, cols_apart = cols_apart,   -- patch rows between two output rows
         rows = rows, cols = cols, pitch = pitch, plane = plane, channels = channels,
         window = window, vector = vector,
+        -- neighbouring channels are read or written by fours
+        input_fours = nhwc and s.stage == 1 and s.ct % 4 == 0 and p.cg % 4 == 0,
+        output_fours = nhwc and s.split == 1 and s.tk % 4 == 0 and p.kg % 4 == 0,
         w_rows = w_rows, w_pitch = w_pitch, patch_floats = patch_floats,
         smem = s.stage == 1 and 4 * (patch_floats + w_rows * w_pitch) or 0,
         registers = min(roundup(registers, 8), 255),
@@ -150,6 +154,7 @@ local function stage(p, s)
         if (rt == 1 or p.dil_h == 1 or rows <= 2 * s.tp * rt) and floats <= STATIC_SMEM // 4 then
             local ct = 1
             while ct < 16 and 2 * ct <= p.cg and 2 * ct * floats <= budget and 2 * ct * rt * p.s <= 256 do ct = 2 * ct end
+            if p.cg < 2 * ct and p.cg * floats <= budget and p.cg * rt * p.s <= 256 then ct = p.cg end -- no part of a stage is empty
             return with(s, { ct = ct, rt = rt, stage = 1 })
         end
     end
@@ -236,7 +241,7 @@ function direct.least_us(p, t)
     return cost.floor(t, out * p.cg * p.r * p.s, (p.n * p.c * p.h * p.w + p.k * p.cg * p.r * p.s + out) * p.bytes)
 end
 
-local SECTOR <const> = 32 -- bytes: what the L2 cache moves at least
+local SECTOR <const>, LINE <const> = 32, 128 -- bytes: what the L2 cache moves at least, and what it writes back fastest
 
 -- Bytes that the L2 cache moves for `runs` runs of `length` neighbouring elements.
 local function sectors(p, runs, length)
@@ -263,8 +268,8 @@ function direct.time(p, t, s)
         local patch_loads = ceildiv(d.channels * d.rows * d.cols, d.threads)
         local weight_loads = ceildiv(d.w_rows * d.kt, d.threads)
         local loop = taps * (s.win == 1 and 8 or 4 + 5 * p.s)
-        counts.issue = fma + weight_reads + patch_reads + loop + 9 * patch_loads + 9 * weight_loads + 40
-        counts.round_trips = ceildiv(patch_loads, 8) + ceildiv(ceildiv(d.w_rows, 8), 16) * ceildiv(d.kt * 8, d.threads)
+        counts.issue = fma + weight_reads + patch_reads + loop + (d.input_fours and 4 or 9) * patch_loads + 9 * weight_loads + 40
+        counts.round_trips = ceildiv(patch_loads, d.input_fours and 32 or 8) + ceildiv(ceildiv(d.w_rows, 8), 16) * ceildiv(d.kt * 8, d.threads)
         -- a 16-byte read of a whole warp is up to 4 wavefronts; lanes that read the same word share it
         local weight_waves = s.tk % 4 == 0 and min(4, max(1, s.lk // 4)) or 1
         local patch_waves = s.win == 0 and min(8, d.cols_apart) or d.vector and min(4, max(1, s.lq // 2)) or 2
@@ -279,13 +284,15 @@ function direct.time(p, t, s)
         counts.wavefronts = warps * taps * p.s * (s.tq + s.tk) * 4
         patch_bytes = taps * p.s * sectors(p, nhwc and d.tile_q * s.tp or s.tp, nhwc and 1 or d.tile_q * p.stride_w)
     end
-    -- A store instruction takes as many steps as it touches sectors: neighbouring lanes are a run of lq columns apart, or one
-    -- column, or tk channels.
-    local apart = (nhwc and s.tk or s.win == 1 and s.tq or 1) * p.bytes
-    local touched = min(32, max(1, apart), ceildiv(32 * apart, SECTOR))
-    if apart <= p.bytes then touched = ceildiv(32, s.lq) * ceildiv(min(s.lq, 32) * p.bytes, SECTOR) end
-    counts.once = s.tk * s.tq * 7 + 150
-    counts.store_steps = warps * s.tk * s.tq * touched
+    -- A store instruction takes as many steps as it touches sectors. `run` lanes are neighbours, each `apart` bytes behind the last.
+    -- Sectors that a thread's stores fill take half as long in whole lines, and more in parts of lines.
+    local run, apart = min(32, nhwc and s.lk or s.lq), (nhwc and s.tk or s.win == 1 and s.tq or 1) * p.bytes
+    local touched = min(32, ceildiv(32, run) * ceildiv(run * apart, SECTOR))
+    if (d.output_fours and s.tk == 4 or not nhwc and s.win == 1) and run * apart >= SECTOR then
+        touched = 0.5 * touched * max(1, (LINE / (run * apart)) ^ 0.5)
+    end
+    counts.once = s.tk * s.tq * (d.output_fours and 4 or 7) + 150
+    counts.store_steps = warps * s.tk * s.tq / (d.output_fours and 4 or 1) * touched
     local stored = nhwc and sectors(p, blocks * d.tile_q * s.tp, d.kt) or sectors(p, blocks * d.kt * s.tp, d.tile_q)
     counts.bytes = (p.n * p.c * p.h * p.w + p.k * p.cg * p.r * p.s + out) * p.bytes
     counts.l2_bytes = blocks * s.split * stages * patch_bytes + stored
@@ -369,13 +376,13 @@ function direct.launch(p, t, s)
         env = {
             cuda = cuda, p = p, s = s, d = d,
             load_lanes = lanes_for(d.cols, d.threads),
-            channel_lanes = power_of_two(min(d.channels, 32)),
+            channel_lanes = power_of_two(min(d.input_fours and d.channels // 4 or d.channels, 32)),
             unroll_taps = p.r * p.s * s.tk * s.tq <= MOST_UNROLLED and s.rt == p.r,
             roll_s = p.s * s.tk * s.tq > MOST_UNROLLED,
             overlaps = t.overlaps,
             several_stages = d.chunks * d.stages_r > 1,
         },
-        requires = requires, align = p.bytes, launches = launches,
+        requires = requires, align = (d.input_fours or d.output_fours) and 4 * p.bytes or p.bytes, launches = launches,
         workspace = s.split > 1 and string.format("%s * %d", tensor, 4 * s.split) or "0",
     }
 end

@@ -28,6 +28,7 @@ gemm.parameters = {
     { "hold", 0, 1 },    -- the weights of all channels stay in shared memory
     { "one", 0, 1 },     -- nchw: images are of one pixel, so that memory is as in nhwc
     { "pairs", 0, 1 },   -- nchw, 16 bit: channels are copied in pairs, so that they need not be multiples of 16 bytes apart
+    { "piece", 0, 4 },   -- nchw: pixels that a thread stores at once, where outputs are no boxes; 0: they are
 }
 
 local SHORTEST_EXACT_SUM <const> = 32   -- see pointwise.lua
@@ -35,8 +36,8 @@ local GROUPS <const> = 2                -- warpgroups that multiply
 local ROW <const> = 128                 -- bytes of a row of channels
 local PIXELS <const> = 64               -- that a warpgroup multiplies at a time
 local PADDING <const> = 8               -- pixels behind the 64 of a channel, so that fragments meet no bank twice
-local MOST_BUFFERS <const> = 2          -- of outputs on their way to memory, of each warpgroup
 local MOST_STAGES <const> = 16
+local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
 
 function gemm.applies(p, t)
     if t.arch ~= "sm_90a" then return false, "wgmma is an instruction of sm_90a" end
@@ -47,7 +48,6 @@ function gemm.applies(p, t)
     if p.layout == "nhwc" and p.k * p.bytes % 16 ~= 0 then
         return false, "rows of filters that are no multiple of 16 bytes are no tensor to the copy engine"
     end
-    if p.layout == "nchw" and p.stride_h * p.stride_w > 1 then return false, "columns that are a stride apart are no box" end
     if p.math == "f32" and p.c < SHORTEST_EXACT_SUM then
         return false, string.format("a sum of %d products is more exact by FMA", p.c)
     end
@@ -59,24 +59,27 @@ local function derive(p, s, t)
     local d = { nhwc = nhwc, channels = ROW // p.bytes, groups = GROUPS, pixels = s.bq * s.bp * s.bn, flat = p.stride_h * p.stride_w == 1 }
     d.parts = p.math == "f32" and 2 or 1
     d.chunks, d.tiles_k = ceildiv(p.c * p.bytes, ROW), ceildiv(p.k, s.tk)
-    d.gathered = not nhwc and (p.bytes == 4 or s.pairs == 1)   -- fragments are gathered from channels that are apart
+    d.gathered = not nhwc and (p.bytes == 4 or s.piece > 0)   -- fragments are gathered from channels that are apart
     d.registers_a = d.gathered or p.math == "f32"       -- pixels go to wgmma through registers
-    d.x_pitch = (PIXELS + PADDING) * p.bytes
-    d.x_bytes = d.gathered and d.channels * d.x_pitch or PIXELS * ROW
-    d.copied_bytes = d.gathered and d.x_bytes or d.pixels * ROW
-    d.buffers = min(MOST_BUFFERS, s.tk // d.channels)
+    d.box_w = roundup((s.bq - 1) * p.stride_w + 1, 16 // p.bytes)   -- columns of x, where those of y are a stride apart
+    d.x_pitch = (d.flat and PIXELS + PADDING or s.bp * d.box_w) * p.bytes
+    d.copied_bytes = d.gathered and d.channels * d.x_pitch or d.pixels * ROW
+    d.x_bytes = d.gathered and roundup(d.copied_bytes, 1024) or PIXELS * ROW
+    d.stores = s.tk // d.channels
+    d.buffers = d.stores % 2 == 0 and 2 or d.stores   -- of outputs on their way to memory: all tiles begin with the same one
     local weights = d.parts * s.tk * ROW   -- of a chunk
-    d.weights_bytes, d.stores = d.chunks * weights, s.tk // d.channels
+    d.weights_bytes = d.chunks * weights
     d.stage_bytes = GROUPS * d.x_bytes + (1 - s.hold) * weights   -- of all rings
     d.fixed = s.hold * (d.weights_bytes + 8 * d.chunks) + GROUPS * d.buffers * PIXELS * ROW + 16 * GROUPS * MOST_STAGES + (p.bias and 4 * s.tk or 0)
     d.smem = d.fixed + s.st * d.stage_bytes
+    d.unroll_store = s.piece == 4 and "" or "4"
     d.producer_registers, d.consumer_registers = 40, 232
     return d
 end
 
 local shape <const> = launch.remember(derive)
 
-local WIDTHS <const> = { [32] = true, [64] = true, [128] = true, [256] = true }
+local WIDTHS <const> = { [32] = true, [64] = true, [128] = true, [192] = true, [256] = true }
 
 function gemm.check(p, t, s)
     local ok, reason = gemm.applies(p, t)
@@ -87,18 +90,24 @@ function gemm.check(p, t, s)
     if d.pixels > PIXELS then return string.format("%d pixels; at most %d", d.pixels, PIXELS) end
     if d.flat and s.bq ~= PIXELS then return "pixels that follow one another are taken by 64" end
     if s.one == 1 and (p.layout == "nhwc" or p.k * p.bytes % 16 ~= 0) then return "images of one pixel are rows of filters, a multiple of 16 bytes" end
-    if s.pairs == 1 and (d.nhwc or p.bytes == 4 or p.c % 2 == 1) then return "pairs are of channels of 16-bit planes" end
+    if s.pairs == 1 and (d.nhwc or not d.flat or p.bytes == 4 or p.c % 2 == 1) then return "pairs are of channels of 16-bit planes" end
+    if (s.piece > 0) ~= (not d.nhwc and (s.pairs == 1 or not d.flat)) then return "outputs are boxes unless they begin anywhere" end
+    if s.piece == 3 or s.pairs == 1 and s.piece < 4 then return string.format("pieces of %d pixels", s.piece) end
+    if not d.nhwc and not d.flat then
+        if s.bn > 1 or s.bq % s.piece > 0 then return "a tile is of whole pieces of one image" end
+        if d.box_w > MOST_BOX or s.bq * p.stride_w * p.bytes % 16 > 0 then return string.format("a box of %d columns", d.box_w) end
+    end
     if d.smem > t.smem_block then return string.format("%d bytes of shared memory; at most %d", d.smem, t.smem_block) end
 end
 
--- The box of at most 64 outputs by which the fewest tiles cover all: columns, rows, images.
-local function best_box(p)
+-- The box of at most 64 outputs by which the fewest tiles cover all: columns, a multiple of `step`, rows, and of so many images at most.
+local function best_box(p, step, most_images)
     local best, bq, bp, bn
-    for columns = 1, min(p.q, PIXELS) do
+    for columns = step, min(roundup(p.q, step), PIXELS), step do
         local most_rows = min(p.p, PIXELS // columns)
         local tiles_q = ceildiv(p.q, columns)
         for _, rows in ipairs { most_rows, max(1, most_rows - 1), ceildiv(p.p, ceildiv(p.p, most_rows)) } do
-            local images = min(p.n, PIXELS // (columns * rows))
+            local images = min(p.n, most_images, PIXELS // (columns * rows))
             local tiles = tiles_q * ceildiv(p.p, rows) * ceildiv(p.n, images)
             if not best or tiles <= best then best, bq, bp, bn = tiles, columns, rows, images end
         end
@@ -106,38 +115,49 @@ local function best_box(p)
     return bq, bp, bn
 end
 
+-- How the channels of nchw, which are apart, can be copied: { pairs, piece }, or nil if they cannot.
+local function planes_of(p)
+    if p.stride_h * p.stride_w > 1 then
+        if p.stride_h * p.w * p.bytes % 16 > 0 or p.h * p.w * p.bytes % 16 > 0 then return nil end
+        return { 0, cuda.power_in(p.q, 4) }
+    end
+    if p.h * p.w * p.bytes % 16 == 0 then return { 0, 0 } end
+    if p.bytes == 2 and p.h * p.w % 4 == 0 then return { 1, 4 } end
+end
+
 function gemm.candidates(p, t)
     local list = {}
-    local flat = p.stride_h * p.stride_w == 1
-    local one = p.layout == "nchw" and p.h * p.w == 1 and p.k * p.bytes % 16 == 0 and 1 or 0
-    local pairs_of = 0
-    if p.layout == "nchw" and one == 0 and p.h * p.w * p.bytes % 16 ~= 0 then
-        if p.bytes == 4 or p.h * p.w % 4 ~= 0 then return list end
-        pairs_of = 1
-    end
+    local one = p.layout == "nchw" and p.h * p.w == 1 and p.k * p.bytes % 16 == 0
+    local nhwc = p.layout == "nhwc" or one
+    local planes = nhwc and { 0, 0 } or planes_of(p)
+    if not planes then return list end
     local bq, bp, bn = PIXELS, 1, 1
-    if not flat then bq, bp, bn = best_box(p) end
-    for _, tk in ipairs { 256, 128, 64, 32 } do
+    if p.stride_h * p.stride_w > 1 then   -- a box of x begins at a multiple of 16 bytes
+        bq, bp, bn = best_box(p, nhwc and 1 or max(4, 16 // cuda.power_in(p.stride_w * p.bytes, 16)), nhwc and PIXELS or 1)
+    end
+    for _, tk in ipairs { 256, 192, 128, 64, 32 } do
         for hold = 1, 0, -1 do
-            local s = { tk = tk, st = 2, bq = bq, bp = bp, bn = bn, hold = hold, one = one, pairs = pairs_of }
+            local s = { tk = tk, st = 2, bq = bq, bp = bp, bn = bn, hold = hold, one = one and 1 or 0, pairs = planes[1], piece = planes[2] }
             local d = derive(p, s, t)
             s.st = min(MOST_STAGES, (t.smem_block - d.fixed) // d.stage_bytes)
-            if s.st >= 3 and (tk < 2 * p.k or tk == 64) and (hold == 1 or tk >= 128) then list[#list + 1] = s end
+            local fits = (tk < 2 * p.k or tk == 64) and (tk ~= 192 or roundup(p.k, 192) < roundup(p.k, 256)) and (hold == 1 or tk >= 64)
+            if s.st >= 3 and fits then list[#list + 1] = s end
         end
     end
     return list
 end
 
--- Fitted to 400 measurements on an H200, in clocks of a multiprocessor.
-local RATE <const> = { f16 = 3830, bf16 = 3830, tf32 = 1920, f32 = 590 }   -- FLOP a clock and multiprocessor
-local ROUND <const> = { [true] = 510, [false] = 290 }   -- of a warpgroup alone for a chunk, on top of its products: pixels in registers or not
-local FETCH <const> = 47           -- bytes a clock from the L2 cache
-local LATENCY <const> = 1390       -- from a copy's start to its end
-local STORE <const>, TILE <const> = 410, 190   -- of 64 pixels of outputs in rows of 128 bytes, and of a tile
-local START <const> = 870          -- from the first instruction to the first product, and the last stores
-local MIX <const> = 0.16           -- the part of the shorter of products and memory that adds to the longer
-local DRAM_SHARE <const>, RUN_BYTES <const> = 0.91, 6   -- of the memory's bandwidth; what each run of y's bytes costs more
-local LAUNCH_US <const>, PACK_US <const> = 6.0, 1.3
+-- Fitted to 860 measurements on an H200, in clocks of a multiprocessor.
+local RATE <const> = { f16 = 3720, bf16 = 3720, tf32 = 1890, f32 = 590 }   -- FLOP a clock and multiprocessor
+local ROUND <const> = { [true] = 550, [false] = 100 }   -- of a warpgroup alone for a chunk, on top of its products: pixels in registers or not
+local FETCH <const> = 44           -- bytes a clock from the L2 cache
+local LATENCY <const> = 1680       -- from a copy's start to its end
+local STORE <const>, TILE <const> = { nhwc = 140, boxes = 410, pieces = 1280 }, 100   -- of 64 pixels in rows of 128 bytes, and of a tile
+local START <const> = 2570         -- from the first instruction to the first product, and the last stores
+local MIX <const> = 0.15           -- the part of the shorter of products and memory that adds to the longer
+local DRAM_SHARE <const>, RUN_BYTES <const> = 0.885, 6   -- of the memory's bandwidth; what each run of y's bytes costs more
+local AGAIN <const> = 1.06         -- how much longer the memory takes where pixels are read for several blocks of filters
+local LAUNCH_US <const>, PACK_US <const> = 6.1, 0.3
 
 -- Tiles of pixels.
 local function tiles_of(p, s, d)
@@ -153,7 +173,7 @@ function gemm.time(p, t, s)
     local multiply = 2 * PIXELS * s.tk * d.channels / RATE[p.math]   -- a chunk of a tile
     local latency = LATENCY / (s.st - 1)
     local fetch = (GROUPS * d.x_bytes + (1 - s.hold) * weights) / FETCH
-    local store = d.stores * STORE + TILE
+    local store = d.stores * STORE[d.nhwc and "nhwc" or s.piece > 0 and "pieces" or "boxes"] + TILE
     local round
     if s.hold == 1 then   -- the slowest of one warpgroup, the tensor cores and the copies
         round = max(d.chunks * max(multiply + ROUND[d.registers_a], latency) + store, d.chunks * max(GROUPS * multiply, fetch))
@@ -162,8 +182,9 @@ function gemm.time(p, t, s)
     end
     local busy = 1e6 * (rounds * round + START + s.hold * min(d.chunks, 3) * weights / FETCH) / t.clock
     local run = d.nhwc and min(s.tk, p.k) * p.bytes or PIXELS * p.bytes
-    local read = d.nhwc and p.n * p.p * p.q or p.n * p.h * p.w
+    local read = d.nhwc and p.n * p.p * p.q or p.n * p.p * p.w
     local memory = 1e6 * (read * p.c + p.n * p.p * p.q * p.k + p.k * p.c) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
+    if d.tiles_k > 1 then memory = AGAIN * memory end
     return LAUNCH_US + max(busy, memory) + MIX * min(busy, memory) + (d.parts - 1) * PACK_US
 end
 
@@ -183,7 +204,12 @@ local function maps_of(p, s, d)
     local bytes_c, bytes_k = p.c * p.bytes, p.k * p.bytes
     local c, k, stored = tostring(p.c), tostring(p.k), d.channels
     local w = map(d.parts > 1 and "packed" or "weights", { c, tostring(d.parts * p.k) }, { tostring(bytes_c) }, { d.channels, s.tk }, true)
-    if not d.nhwc then
+    if not d.nhwc and not d.flat then
+        local x = map("input", { "W", "P", c, "N" }, { string.format("W * %d", p.stride_h * p.bytes), string.format("H * W * %d", p.bytes),
+                                                       string.format("H * W * %d", bytes_c) }, { d.box_w, s.bp, d.channels, 1 }, true)
+        x.swizzle = 0
+        return x, w, launch.arg("output")
+    elseif not d.nhwc then
         local per_row = 1 + s.pairs   -- channels
         local x = map("input", { string.format("%d * H * W", per_row), tostring(p.c // per_row), "N" },
                       { string.format("H * W * %d", per_row * p.bytes), string.format("H * W * %d", bytes_c) },
@@ -211,9 +237,14 @@ function gemm.launch(p, t, s)
         local tiles_q, tiles_p = string.format("ceildiv(Q, %d)", s.bq), string.format("ceildiv(P, %d)", s.bp)
         integers, tiles = { tiles_q, tiles_p }, string.format("%s * %s * ceildiv(N, %d)", tiles_q, tiles_p, s.bn)
         d.parameters = "int tiles_q, int tiles_p"
-        if p.residual then
+        if p.residual or s.piece > 0 then
             integers[3], integers[4], integers[5] = "N", "P", "Q"
             d.parameters = d.parameters .. ", int N, int P, int Q"
+        end
+        if s.piece > 0 then
+            requires[2] = { expr = string.format("W %% %d == 0 && H * W %% %d == 0 && Q %% %d == 0",
+                                                 16 // cuda.power_in(p.stride_h * p.bytes, 16), 16 // p.bytes, s.piece),
+                            why = string.format("rows must be multiples of 16 bytes apart, and rows of outputs multiples of %d", s.piece) }
         end
     elseif d.nhwc then
         integers, tiles = { "N * P * Q" }, string.format("ceildiv(N * P * Q, %d)", PIXELS)

@@ -2,13 +2,14 @@
 --
 -- An implicit matrix product: filters times pixels, over channels and taps. The pixels of a tile are a run of all outputs in
 -- the order of memory, across rows and images, so that small images leave no part of a tile empty; each tap's pixels are
--- gathered afresh, 16 bytes of channels at a time, zeros where the window hangs over the edge. That wants channels innermost
--- and weights in whole pieces, too: launches before bring them there, unless they are (krsc); where pixels are few, each
--- block puts its weights in order itself.
+-- gathered afresh, 16 bytes of channels at a time, zeros where the window hangs over the edge. That wants channels innermost,
+-- of the weights, too: launches before bring them there, unless they are; where pixels are few, each block puts its weights in
+-- order itself.
 --
 -- Where there are few tiles, the reduction is split among blocks: those of a cluster add their sums through each other's shared
 -- memory; where there are no clusters, or the parts are too many, a second launch adds them. Either way in a fixed order.
 
+local cost = require "cost"
 local cuda = require "cuda"
 local launch = require "launch"
 
@@ -189,19 +190,21 @@ local SLOWER <const> = { f16 = 1, bf16 = 1, tf32 = 2, f32 = 6 }   -- than produc
 local FETCH <const> = 1050             -- clocks from a fetch to its product
 local BLOCK <const> = 2360             -- clocks of a block before its first product and after its last
 local TILE <const> = 10.7              -- and for each element of the tile that a thread holds
+local ROUND <const> = 3                -- issue slots that it takes to round a float to TF32
 local CLUSTER <const> = 1040           -- clocks that a cluster's blocks wait for each other
 local ORDER <const> = 770              -- clocks for each piece of raw weights that a thread puts in order
 local CALL_US <const> = 6.1            -- of a call that does next to nothing, as the bench measures it
 local PREPARE_US <const>, SUM_US <const> = 3.0, 2.3   -- of one more launch
 local PACK_BANDWIDTH <const> = 0.39    -- of the device memory's, counting what is read
--- Of the multiprocessors, those that clusters of a size can fill: each lies within one of the 7 or 8 groups of about 16.
-local FILLED <const> = { 1.0, 1.0, 0.88, 0.91, 0.83, 0.77, 0.79, 0.91 }
 
 -- Instructions that a warp issues for a slice.
 local function issued(p, s, d)
     local filters, pixels = s.tk // s.wk, s.tp // s.wp
     local products = filters * pixels // 128
     local fetches = 80 * d.stage_bytes // (ROW * d.threads) + 60
+    if p.math == "tf32" then   -- who brings operands in order rounds them, too; others are rounded here
+        fetches = fetches + ROUND * ((d.transposes and 0 or pixels) + ((d.packs or s.raw == 1) and 0 or filters))
+    end
     if p.math ~= "f32" then return 4 * products + (filters + pixels) // 4 + fetches end
     return 12 * products + 5 * (filters + pixels) + filters * pixels // 16 + fetches
 end
@@ -249,7 +252,7 @@ function mma.time(p, t, s)
     local registers = min(255, 80 + 1.2 * d.accumulators)
     local resident = max(1, min(t.smem_sm // (d.smem + t.smem_reserved), t.warps_sm * 32 // d.threads,
                                 t.registers_sm // (registers * d.threads)))
-    local multiprocessors = s.cluster == 1 and s.split * max(1, FILLED[s.split] * t.sms // s.split) or t.sms
+    local multiprocessors = s.cluster == 1 and cost.filled(t, s.split) or t.sms
     local each = ceildiv(blocks, multiprocessors)
     local clocks = each // resident * round_clocks(p, t, s, d, resident)
     if each % resident > 0 then clocks = clocks + round_clocks(p, t, s, d, each % resident) end
@@ -327,6 +330,7 @@ function mma.launch(p, t, s)
         template = "conv2d_mma.cu.in", env = { cuda = cuda, p = p, s = s, d = d }, align = 16, requires = requires,
         workspace = d.second and string.format("%s + %s * %d", transposed, tiles, s.split * s.tk * s.tp * 4) or transposed,
         packed = d.packs and tostring(p.k * p.r * p.s * d.pieces * 16) or nil, launches = launches,
+        parts = #launches > 1 and 2 or nil,
     }
 end
 

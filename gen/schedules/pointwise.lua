@@ -226,7 +226,7 @@ end
 -- Fitted to 2,600 measurements on an H200, in clocks of a multiprocessor and bytes a clock.
 local RATE <const> = {   -- FLOP a clock and multiprocessor, by mma.sync and by wgmma
     [0] = { f16 = 1780, bf16 = 1780, tf32 = 1040, f32 = 303, fma = 190 },
-    [1] = { f16 = 4100, bf16 = 4100, tf32 = 1980, f32 = 417 },
+    [1] = { f16 = 4100, bf16 = 4100, tf32 = 1250, f32 = 417 },
 }
 local PLANES <const> = 1.66         -- products take so much longer where pixels are gathered from whole planes
 local ROUND <const> = { [0] = 507, [1] = 365 }   -- of a block alone on top of its products, by mma.sync and by wgmma
@@ -239,8 +239,8 @@ local STORE <const> = 24            -- bytes of y a clock
 local START <const> = 2810          -- from the first instruction to the first product, and the last stores
 local CLUSTER <const> = 676         -- for each block of a cluster
 local MIX <const> = 0.44            -- the part of the shorter of products and copies that adds to the longer
-local DRAM_SHARE <const>, RUN_BYTES <const> = 0.93, 16   -- of the memory's bandwidth; what each run of y's bytes costs more
-local LAUNCH_US <const>, NHWC <const> = 4.9, 0.8   -- channels innermost take that part of what all of this says
+local DRAM_SHARE <const>, RUN_BYTES <const> = 0.95, 10   -- of the memory's bandwidth; what each run of y's bytes costs more
+local LAUNCH_US <const>, HALVES <const> = 4.9, 1.35   -- 16-bit products by wgmma take so much longer than all of this says
 
 function pointwise.time(p, t, s)
     local d = shape(p, s, t)
@@ -275,9 +275,8 @@ function pointwise.time(p, t, s)
     local run = (d.nhwc and min(s.tk, p.kg) or d.transposed and 16 or s.tp) * p.bytes
     local memory = 1e6 * (read * p.c + pixels * p.k + p.cg * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
     local busy = 1e6 * clocks / t.clock
-    local us = max(busy, memory) + 0.1 * min(busy, memory)
-    if d.nhwc and p.math ~= "f32" then us = NHWC * us end
-    return LAUNCH_US + us
+    if s.wg == 1 and p.bytes == 2 then busy = HALVES * busy end
+    return LAUNCH_US + max(busy, memory) + 0.1 * min(busy, memory)
 end
 
 function pointwise.explain(p, s)
@@ -287,7 +286,7 @@ end
 
 function pointwise.launch(p, t, s)
     local d = shape(p, s, t)
-    d.unroll_x, d.unroll_depth, d.unroll_store = "8", "", d.piece > 1 and "2" or "4"
+    d.unroll_x, d.unroll_depth, d.unroll_store = "8", p.math == "f32" and "2" or "", d.piece > 1 and "2" or "4"
     local call <const> = launch.arg
     local strided = p.stride_h * p.stride_w > 1
     local tiles = s.ni > 0 and string.format("ceildiv(N, %d)", s.ni) or string.format("ceildiv(N * P * Q, %d)", s.tp)

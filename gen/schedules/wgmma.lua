@@ -14,11 +14,12 @@
 --   With dilation, every dil_h-th row makes an image of its own, which needs no more rows around it than an undilated filter.
 --
 -- A launch before packs the weights in the order in which they are consumed, unless channels are innermost: then a filter's
--- channels of a tap are a row already, and the tensor copy engine fetches them from where they lie. A block stays on its multiprocessor and takes tile
--- after tile: one thread fetches weights into a ring, others the next patch, two warpgroups multiply. Where tiles are few, the
--- blocks of a cluster share the channels of one, and add up their sums in the same order always. Boxes of
--- y are stored by the engine, too, where channels are innermost.
+-- channels of a tap are a row already, and the tensor copy engine fetches them from where they lie. A block stays on its
+-- multiprocessor and takes tile after tile: one thread fetches weights into a ring, others the next patch, two warpgroups
+-- multiply. Where tiles are few, the blocks of a cluster share the channels of one, and add up their sums in the same order always.
+-- Boxes of y are stored by the engine, too, where channels are innermost.
 
+local cost = require "cost"
 local cuda = require "cuda"
 local launch = require "launch"
 local strict = require "strict"
@@ -170,7 +171,8 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = p.layout == "nchw" or d.x_channels ~= p.c
-    d.packs = p.r * p.s > 1 and p.weights_layout == "kcrs" or d.x_channels ~= p.c or d.parts > 1
+    -- of one chunk in rows of 64 bytes, products are faster than copies of such rows from where they lie
+    d.packs = p.r * p.s > 1 and (p.weights_layout == "kcrs" or d.turns and s.cb == 64) or d.x_channels ~= p.c or d.parts > 1
     -- the three warpgroups begin with 168 registers a thread, and share those
     local many = d.accumulators * d.parts > 144
     d.producer_registers, d.consumer_registers = many and 56 or 88, many and 224 or 208
@@ -298,15 +300,15 @@ local function add_strips(list, p, base, products, most_tp)
     end
 end
 
--- Blocks for all tiles, and the rounds in which the multiprocessors take them. A cluster takes multiprocessors by twos.
+-- Blocks for all tiles, and the rounds in which the multiprocessors take them.
 local function tiles_of(p, t, s, d)
-    local tiles = d.tiles_k * (s.split > 1 and roundup(s.split, 2) or 1)
+    local tiles = d.tiles_k * s.split
     if d.linear then
         tiles = tiles * ceildiv(count_lines(p, s, d, numbers, p.n, p.h, p.w, p.p, p.q).pixels, d.strips * d.pixels)
     else
         tiles = tiles * ceildiv(p.n, s.ni) * ceildiv(p.p, s.tp) * ceildiv(p.q, 8 * s.sq)
     end
-    return tiles, ceildiv(tiles, t.sms)
+    return tiles, ceildiv(tiles, s.split > 1 and cost.filled(t, s.split) or t.sms)
 end
 
 function wgmma.candidates(p, t)
@@ -320,9 +322,12 @@ function wgmma.candidates(p, t)
         local s = list[i]
         local d = shape(p, s, t)
         local tiles = tiles_of(p, t, s, d)
-        local split = min(d.chunks, t.sms // tiles)
-        split = split >= 8 and 8 or split >= 4 and 4 or split >= 2 and 2 or 1   -- so clusters fill groups of 16 multiprocessors
-        if split > 1 and not d.turns then list[#list + 1] = parameters(s, s.tp, s.sq, s.ni, s.lw, split, s.box) end
+        for _, split in ipairs { 8, 4, 2 } do   -- that many blocks fill groups of 16 multiprocessors
+            if not d.turns and split <= d.chunks and tiles * split <= cost.filled(t, split) then
+                list[#list + 1] = parameters(s, s.tp, s.sq, s.ni, s.lw, split, s.box)
+                break
+            end
+        end
     end
     return list
 end
@@ -332,6 +337,7 @@ local RATE <const> = { f16 = 3800, bf16 = 3800, tf32 = 1950, f32 = 730 }
 local SUSTAINED <const> = 0.97
 local FETCH <const> = 20        -- bytes a clock that a multiprocessor gets from the L2 cache, with all at it
 local FEW_CHANNELS <const> = 16 -- so few leave too little to multiply between two patches
+local UNPACKED_US <const> = -1.1   -- where no launch packs weights
 local FEW_PAGES <const> = 48e6  -- bytes that stores may be spread over at a time before translating their addresses takes longer
 
 -- Clocks that a block takes to store a tile.
@@ -352,7 +358,7 @@ function wgmma.time(p, t, s)
     local product = max(2 * products * 64 * d.pixels * d.channels / RATE[p.math], 1.1 * operands)
     local rounded = p.math == "tf32" and not d.transpose   -- by those who gather, in shared memory
     local gather = d.boxes and d.patch_bytes / 32 + 1500 or
-                   d.patch_rows * (s.cb / 16) * ((d.parts == 2 or rounded) and 1.6 or 0.5) + 2000
+                   d.patch_rows * (s.cb / 16) * (d.parts == 2 and 1.6 or rounded and 2.0 or 0.5) + 2000
     local fetch = p.r * p.s * d.parts * d.tile_k * s.cb + d.patch_rows * s.cb
     if d.turns and d.my_strips > 1 then   -- all factors here are measured
         if p.layout == "nchw" then product = 1.2 * product elseif d.steps == 4 then product = 1.06 * product end
@@ -369,15 +375,16 @@ function wgmma.time(p, t, s)
     end
     local clocks = rounds * (chunks * round + (d.turns and 100 or stores)) + gather + stores + 2000
     if d.split then clocks = clocks + 1000 + d.staged_bytes / 32 end
+    local memory_share = p.r * p.s > 1 and 0.9 or 0.75   -- of its bandwidth
     local us = 1e6 * clocks / (SUSTAINED * t.clock)
-    us = max(us, 1e6 * (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes / (0.9 * t.bandwidth)) + 3.0
+    us = max(us, 1e6 * (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes / (memory_share * t.bandwidth)) + 3.0
     -- the launches before: they reach 95 % of the bandwidth of a copy
     local moved = d.packs and (1 + d.parts) * p.k * p.c * p.r * p.s * p.bytes or 0
     if d.transpose then
-        us = us + 2.0
+        us = us + 1.0
         moved = moved + 2 * p.n * p.c * p.h * p.w * p.bytes
     end
-    return us + (d.packs and 1.5 or 0) + 1e6 * moved / (0.95 * t.bandwidth)
+    return us + (d.packs and 0.5 or UNPACKED_US) + 1e6 * moved / (0.95 * t.bandwidth)
 end
 
 function wgmma.explain(p, s)
@@ -471,10 +478,11 @@ function wgmma.launch(p, t, s)
         smem = tostring(d.smem), args = args, overlap = #launches > 0 or nil,
     }
     return {
-        template = "conv2d_wgmma.cu.in", env = { cuda = cuda, p = p, s = s, d = d, packed_k = packed_k }, align = 16,
+        template = "conv2d_wgmma.cu.in", align = 16,
+        env = { cuda = cuda, p = p, s = s, d = d, packed_k = packed_k, launches = launches },
         requires = requires,
         workspace = d.transpose and string.format("N * H * W * %d", d.x_channels * p.bytes) or "0", packed = packed,
-        launches = launches,
+        launches = launches, parts = #launches > 1 and 2 or nil,
     }
 end
 

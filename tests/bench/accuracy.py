@@ -2,7 +2,7 @@
 
 import torch
 
-from layers import largest_error, rms_error
+from layers import largest_error, rms_error, shrink_limit
 
 MOST_POSITIONS = 4096
 PATCH_ELEMENTS = 2**25  # of all sampled patches together: 256 MiB in float64
@@ -40,15 +40,18 @@ def reference(layer, x, w, where):
 
 
 def errors(layer, mode, y, where, exact, magnitude):
-    """{"max", "rms", "bound", "wrong", "of", "rms_limit"} of y at the positions. bound: the largest of the bounds."""
+    """{"max", "rms", "bound", "wrong", "of", "rms_limit", "shrink"} of y at the positions. bound: the largest of the bounds;
+    shrink: by how much y is nearer to zero than the exact outputs, on average and relative to them."""
     n, p, q = where.to(y.device).unbind(1)
-    difference = (y[n, :, p, q].double() - exact).abs()
+    signed = y[n, :, p, q].double() - exact
+    difference = signed.abs()
     bound = largest_error(mode, layer.terms, magnitude, exact.abs())
     return {
         "max": difference.max().item(),
         "rms": difference.square().mean().sqrt().item(),
         "bound": bound.max().item(),
         "rms_limit": rms_error(mode, layer.terms, exact.square().mean().sqrt().item()),
+        "shrink": -((signed * exact).sum() / exact.square().sum().clamp_min(1e-300)).item(),
         "wrong": int((~(difference <= bound)).sum()),  # so that NaN is wrong
         "of": difference.numel(),
     }
@@ -77,6 +80,8 @@ def verdict(layer, mode, y, peer, where, exact, magnitude):
         )
     if not ours["rms"] <= ours["rms_limit"]:
         return found, f"rms error {ours['rms']:.3g}; {mode} allows {ours['rms_limit']:.3g}"
+    if not ours["shrink"] <= shrink_limit(mode):
+        return found, f"on average {ours['shrink']:.3g} too near to zero; {mode} allows {shrink_limit(mode):.3g}"
     most = OUTLIER * (ours["max"] + found["torch"]["max"]) + 1e-6 * exact.abs().max().item()
     apart = gross(y, peer)
     if not apart <= most:

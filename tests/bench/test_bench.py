@@ -360,13 +360,25 @@ class Accuracy(unittest.TestCase):
     def test_tf32_does_not_pass_as_f32(self):
         each = layer(n=2, c=64, h=20, w=20, k=8, r=5, s=7)
 
-        def truncate(case):
-            mask = torch.tensor(-0x2000, dtype=torch.int32)
-            case.x, case.w = ((t.view(torch.int32) & mask).view(torch.float32) for t in (case.x, case.w))
-            case.y.copy_(self.exact(case))
+        def cut(added):
+            def spoil(case):
+                mask = torch.tensor(-0x2000, dtype=torch.int32)
+                case.x, case.w = (((t.view(torch.int32) + added) & mask).view(torch.float32) for t in (case.x, case.w))
+                case.y.copy_(self.exact(case))
 
-        self.assertIn("rms error", self.wrong("f32", truncate, each))
-        self.assertEqual(self.wrong("tf32", truncate, each), "")
+            return spoil
+
+        rounded, truncated = cut(0x1000), cut(0)
+        self.assertIn("rms error", self.wrong("f32", rounded, each))
+        self.assertEqual(self.wrong("tf32", rounded, each), "")
+        self.assertIn("rms error", self.wrong("tf32", truncated, each))
+
+    def test_outputs_that_are_short_do_not_pass(self):
+        def shorten(by):
+            return lambda case: case.y.mul_(1 - by)
+
+        self.assertIn("too near to zero", self.wrong("f32", shorten(4 * 2.0**-24)))
+        self.assertEqual(self.wrong("tf32", shorten(4 * 2.0**-24)), "")
 
     def test_f16_sums_do_not_pass(self):
         # a reduction whose partial sums are rounded to half precision

@@ -3,13 +3,14 @@
  * right for integers. */
 #include "differential.h"
 
-enum { TUPLES = 20, PICKS = 5, SIZES = 3, DRAWS = 40 };
+enum { TUPLES = 24, PICKS = 5, SIZES = 3, DRAWS = 40 };
 
 static int64_t pick(rng *r, const int64_t *values, int n) { return values[rng_range(r, 0, n - 1)]; }
 
 /* What a kernel may be made of: the parameters mm and copy of the schedule. */
 typedef struct kind { int mm, copy; } kind;
-static const kind kinds[] = { { 0, 0 }, { 0, 1 }, { 0, 2 }, { 0, 3 }, { 1, 0 }, { 1, 1 }, { 1, 2 }, { 1, 3 }, { 2, 0 }, { 2, 1 } };
+static const kind kinds[] = { { 0, 0 }, { 0, 1 }, { 0, 2 }, { 0, 3 }, { 1, 0 }, { 1, 1 }, { 1, 2 }, { 1, 3 }, { 2, 0 }, { 2, 1 },
+                              { 0, 4 }, { 1, 4 } };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
 /* As draw_tuple, with one input channel and up to three filters a group, and of a type and layout that the kind serves. */
@@ -32,7 +33,7 @@ static void draw_schedule_text(rng *r, const kind *k, const convjit_problem *p, 
     static const int64_t powers[] = { 1, 2, 4, 8, 16, 32 }, rows[] = { 1, 2, 3, 4, 7, 8, 14, 16 };
     bool nhwc = p->layout == CONVJIT_NHWC;
     int bytes = (int)convjit_element_size(p->math);
-    do *vec = k->copy % 2 == 1 ? 16 : (int)pick(r, powers + 1, 4);
+    do *vec = k->copy % 2 == 1 || k->copy == 4 ? 16 : (int)pick(r, powers + 1, 4);
     while (*vec < bytes || (k->copy == 0 && nhwc && p->c * bytes % *vec != 0));
     int64_t rt = k->mm == 1 ? 16 : pick(r, rows, k->mm == 0 ? 4 : 6);
     int64_t ct = k->mm == 0 ? 4 * rng_range(r, 1, 3) : 8 * pick(r, powers, k->mm == 1 ? 4 : 2);
@@ -87,7 +88,7 @@ static void check_tuple(convjit *cj, rng *r, const kind *k, bool exact)
             p.n = rng_range(r, 1, 9);
         } else {
             draw_sizes(r, &p, 60e3);
-            p.w = w * (k->copy == 3 ? 1 : rng_range(r, 1, 2)); /* what the loads divide still */
+            p.w = w * (k->copy >= 3 ? 1 : rng_range(r, 1, 2)); /* what the loads divide still */
         }
         if (i + 1 < SIZES) CHECK_OK(convjit_plan_create_with(&plan, cj, &p, schedule));
     }

@@ -15,15 +15,20 @@ static void draw_few_channels(rng *r, convjit_problem *p)
     if (p->r > 11) p->r = 2;
     if (p->s > 17) p->s = 4;
     if (rng_chance(r, 10)) p->stride_w = rng_range(r, 5, 17);
+    if (rng_chance(r, 15)) p->stride_w = 4;   /* windows of up to 3 floats a pixel are packed */
 }
 
 /* Parameters that are often possible; the schedule refuses the others. */
 static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t size)
 {
-    int64_t tk = (p->k + 7) / 8 * 8, mi = rng_chance(r, 30) ? 2 : 1;
+    int64_t tk = (p->k + 7) / 8 * 8, mi = rng_chance(r, 30) ? 2 : 1, columns = 64 * mi, nq = 0;
     while (tk > 256 || (tk > 8 && rng_chance(r, 30))) tk = (tk / 2 + 7) / 8 * 8;
-    snprintf(text, size, "few_channels:tk=%d,tp=%d,tq=%d,mi=%d,wg=%d", (int)tk, (int)rng_range(r, 1, 4),
-             (int)(64 * mi * rng_range(r, 1, 2)), (int)mi, (int)rng_range(r, 2, 3));
+    if (p->layout == CONVJIT_NCHW && rng_chance(r, 60)) {
+        tk = 64 * mi * rng_range(r, 1, 2);
+        columns = nq = 8 * rng_range(r, 1, rng_chance(r, 30) ? 32 : 16);
+    }
+    snprintf(text, size, "few_channels:tk=%d,tp=%d,tq=%d,mi=%d,wg=%d,lg=%d,nq=%d", (int)tk, (int)rng_range(r, 1, 9),
+             (int)(columns * rng_range(r, 1, 2)), (int)mi, (int)rng_range(r, 2, 3), (int)rng_range(r, 1, 2), (int)nq);
 }
 
 /* One kernel on several sizes: often no more than one tile, sometimes several. Returns 0 if it cannot be. */

@@ -11,25 +11,28 @@ static void draw_gemm(rng *r, convjit_problem *p)
     p->pad_top = p->pad_left = p->pad_bottom = p->pad_right = 0;
     p->c = ONE_OF(r, 8, 16, 32, 40, 64, 72, 128, 136, 200, 256, 328);
     p->k = p->layout == CONVJIT_NCHW ? ONE_OF(r, 1, 3, 8, 21, 32, 40, 64, 130) : ONE_OF(r, 8, 16, 32, 40, 64, 136, 200);
-    if (p->layout == CONVJIT_NCHW) p->stride_h = p->stride_w = 1;
     if (p->math == CONVJIT_F32 && p->c < 32) p->c += 32;
 }
 
 /* Parameters that are often possible; `check` refuses the others. */
 static void draw_parameters(rng *r, const convjit_problem *p, char *text, size_t size)
 {
-    int bq = 64, bp = 1, bn = 1;
-    if (p->stride_h * p->stride_w > 1) bq = (int)rng_range(r, 1, 9), bp = (int)rng_range(r, 1, 5), bn = (int)rng_range(r, 1, 3);
     int hold = rng_chance(r, 50), one = p->layout == CONVJIT_NCHW && p->k % 8 == 0 && rng_chance(r, 30);
-    int pairs = p->layout == CONVJIT_NCHW && !one && convjit_element_size(p->math) == 2 && rng_chance(r, 50);
-    snprintf(text, size, "gemm:tk=%d,st=%d,bq=%d,bp=%d,bn=%d,hold=%d,one=%d,pairs=%d", 32 << (int)rng_range(r, 0, 3), (int)rng_range(r, 2, 6), bq, bp,
-             bn, hold, one, pairs);
+    int pairs = p->layout == CONVJIT_NCHW && !one && p->stride_h * p->stride_w == 1 && convjit_element_size(p->math) == 2 && rng_chance(r, 50);
+    int flat = p->stride_h * p->stride_w == 1, boxed = p->layout == CONVJIT_NCHW && !one && !flat; /* inputs are boxes of planes */
+    int piece = boxed ? 1 << (int)rng_range(r, 0, 2) : pairs ? 4 : 0;
+    int bq = flat ? 64 : boxed ? 8 * (int)rng_range(r, 1, 4) : (int)rng_range(r, 1, 9);
+    int bp = flat ? 1 : (int)rng_range(r, 1, 5), bn = flat || boxed ? 1 : (int)rng_range(r, 1, 3);
+    snprintf(text, size, "gemm:tk=%d,st=%d,bq=%d,bp=%d,bn=%d,hold=%d,one=%d,pairs=%d,piece=%d", (int)ONE_OF(r, 32, 64, 128, 192, 256), (int)rng_range(r, 2, 6), bq, bp,
+             bn, hold, one, pairs, piece);
 }
 
 /* Changes sizes to what the kernel requires. */
 static void fit(rng *r, convjit_problem *p, const char *schedule)
 {
     if (strstr(schedule, "one=1")) p->h = p->w = 1, p->n = rng_range(r, 1, 300);
+    else if (p->layout == CONVJIT_NCHW && !strstr(schedule, "piece=0") && p->stride_h * p->stride_w > 1)
+        p->w = p->stride_w * rng_range(r, 1, 3) * 8; /* and Q is a multiple of 8 */
     else if (strstr(schedule, "pairs=1")) p->w = (p->w + 3) / 4 * 4;
     else if (p->layout == CONVJIT_NCHW) p->w = (p->w + 7) / 8 * 8;
 }

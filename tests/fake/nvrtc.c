@@ -108,6 +108,16 @@ static void take_time(void)
         continue;
 }
 
+/* Of the options that define something the latest, without its -D; else "nothing". */
+static const char *definition(int n, const char *const *options)
+{
+    const char *latest = "nothing";
+    for (int i = 0; i < n; i++)
+        if (strncmp(options[i], "-D", 2) == 0)
+            latest = options[i] + 2;
+    return latest;
+}
+
 /* The value of --gpu-architecture=, or NULL with a log like NVRTC's own. */
 static const char *architecture(program *p, int n, const char *const *options)
 {
@@ -143,7 +153,8 @@ EXPORT(int, nvrtcCompileProgram, (program *p, int n, const char *const *options)
         snprintf(p->log, sizeof p->log, "%s(1): error: the fake compiler was told to fail\n", p->name);
         return COMPILATION;
     }
-    snprintf(p->log, sizeof p->log, "ptxas info    : fake log of %s for %s\n", p->name, arch);
+    snprintf(p->log, sizeof p->log, "ptxas info    : fake log of %s for %s; defined: %s\n", p->name, arch,
+             definition(n, options));
     size_t capacity = strlen(FAKE_CUBIN_MAGIC) + strlen(arch) + strlen(p->source) + 2;
     free(p->cubin);
     p->cubin = malloc(capacity);

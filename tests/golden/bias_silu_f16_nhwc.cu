@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       58c9ace72ddb3f21f3ebaec7dc866b3ebae84b59293ecf7eccd9b7c21554b7f6
+// key       cd52eb0bdbf7d8630ff834d148eaa982fecff17421b7714724f5ef3495c0f021
 // again     convjit dump n1c64h1w1k64r3s3_pad1_f16_nhwc_bias_silu_residual --arch sm_80 --schedule direct:tk=4,tq=7,lk=8,lq=4,tp=8,gt=1,ct=8,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -38,6 +38,7 @@ __device__ __forceinline__ unsigned short f32_to_f16(float value)
 
 typedef unsigned short Element;   // f16: storage of all tensors; arithmetic is in float
 typedef int Offset;   // within one image of x or y
+struct alignas(4 * sizeof(Element)) Four { Element at[4]; };   // neighbouring channels: one access
 
 constexpr int C = 64, K = 64, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
@@ -70,8 +71,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c64k64r3s
     Element *y,
     int H, int W, int P, int Q, int tiles_p, int tiles_q)
 {
-    const int lane_q = threadIdx.x % LANES_Q;
-    const int lane_k = threadIdx.x / LANES_Q % LANES_K;
+    // neighbouring threads have neighbouring channels
+    const int lane_k = threadIdx.x % LANES_K;
+    const int lane_q = threadIdx.x / LANES_K % LANES_Q;
     const int row = threadIdx.x / (LANES_Q * LANES_K);
 
     // Blocks that share an input patch, and differ in their output channels, are neighbours.
@@ -89,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c64k64r3s
 
     float *const patch = reinterpret_cast<float *>(shared_memory());
     float *const weights = patch + PATCH;
-    constexpr int CHANNEL_LANES = 8;   // neighbouring threads read neighbouring channels
+    constexpr int CHANNEL_LANES = 2;   // neighbouring threads read neighbouring channels
     constexpr int WEIGHT_LANES = 8;   // 8 taps x 4 channels a warp: no two of its stores meet in a bank
     const float *const my_patch = patch + lane_k * TK / TILE_KG * CT * PLANE + row * ROWS_APART * PITCH + lane_q * TQ * COLS_APART;
     const float *const my_weights = weights + lane_k * TK;
@@ -105,8 +107,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c64k64r3s
                     const int column = left + j * COL_STEP;
                     const Offset from = ((Offset)(top + i * ROW_STEP) * W + column) * C;
 #pragma unroll 4
-                    for (int c = threadIdx.x % CHANNEL_LANES; c < TILE_G * CT; c += CHANNEL_LANES) {
-                        patch[c * PLANE + i * PITCH + j] = f16_to_f32(image[from + g0 * CG + c0 + c]);
+                    for (int c = threadIdx.x % CHANNEL_LANES * 4; c < TILE_G * CT; c += CHANNEL_LANES * 4) {
+                        const Four four = *reinterpret_cast<const Four *>(image + from + g0 * CG + c0 + c);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) patch[(c + e) * PLANE + i * PITCH + j] = f16_to_f32(four.at[e]);
                     }
                 }
             } else {
@@ -117,8 +121,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c64k64r3s
                     const bool row_inside = (unsigned)(top + i * ROW_STEP) < (unsigned)H;
                     const Offset from = ((Offset)(top + i * ROW_STEP) * W + column) * C;
 #pragma unroll 4
-                    for (int c = threadIdx.x % CHANNEL_LANES; c < TILE_G * CT; c += CHANNEL_LANES) {
-                        patch[c * PLANE + i * PITCH + j] = row_inside && (unsigned)column < (unsigned)W ? f16_to_f32(image[from + g0 * CG + c0 + c]) : 0.0f;
+                    for (int c = threadIdx.x % CHANNEL_LANES * 4; c < TILE_G * CT; c += CHANNEL_LANES * 4) {
+                        const Four four = row_inside && (unsigned)column < (unsigned)W ? *reinterpret_cast<const Four *>(image + from + g0 * CG + c0 + c) : Four();
+#pragma unroll
+                        for (int e = 0; e < 4; e++) patch[(c + e) * PLANE + i * PITCH + j] = f16_to_f32(four.at[e]);
                     }
                 }
             }
@@ -167,27 +173,37 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c64k64r3s
     residual += (long long)n * K * P * Q + first;
     if (p0 + TILE_P <= P && q0 + TILE_Q <= Q) {
 #pragma unroll
-        for (int k = 0; k < TK; k++) {
+        for (int k = 0; k < TK; k += 4) {
 #pragma unroll
             for (int q = 0; q < TQ; q++) {
-                float v = acc[k][q];
-                v += f16_to_f32(bias[channel + k]);
-                v = activate(v);
-                v += f16_to_f32(residual[q * COLUMN_STEP * K + k]);
-                y[q * COLUMN_STEP * K + k] = f32_to_f16(v);
+                Four four = *reinterpret_cast<const Four *>(residual + q * COLUMN_STEP * K + k);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float v = acc[k + e][q];
+                    v += f16_to_f32(bias[channel + k + e]);
+                    v = activate(v);
+                    v += f16_to_f32(four.at[e]);
+                    four.at[e] = f32_to_f16(v);
+                }
+                *reinterpret_cast<Four *>(y + q * COLUMN_STEP * K + k) = four;
             }
         }
     } else if (p0 + row < P) {
 #pragma unroll
-        for (int k = 0; k < TK; k++) {
+        for (int k = 0; k < TK; k += 4) {
 #pragma unroll
             for (int q = 0; q < TQ; q++) {
                 if (column + q * COLUMN_STEP >= Q) continue;
-                float v = acc[k][q];
-                v += f16_to_f32(bias[channel + k]);
-                v = activate(v);
-                v += f16_to_f32(residual[q * COLUMN_STEP * K + k]);
-                y[q * COLUMN_STEP * K + k] = f32_to_f16(v);
+                Four four = *reinterpret_cast<const Four *>(residual + q * COLUMN_STEP * K + k);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float v = acc[k + e][q];
+                    v += f16_to_f32(bias[channel + k + e]);
+                    v = activate(v);
+                    v += f16_to_f32(four.at[e]);
+                    four.at[e] = f32_to_f16(v);
+                }
+                *reinterpret_cast<Four *>(y + q * COLUMN_STEP * K + k) = four;
             }
         }
     }

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       29a2187d2a000ca8d1b489dcee12952efd7ce02a9d94c949298c5ea90cbdc5cf
+// key       d4584c5b529a78aaab8339052c440e346a83ae1d9b517b65f1e02fdfca35edd6
 // again     convjit dump n1c72h1w1k72r5s5_stride2_pad2_g72_bf16_nhwc_residual --arch sm_90a --schedule depthwise:mm=2,copy=1,tc=16,ni=1,tp=8,tq=16,rt=4,ct=8,warps=2,vec=16,stages=1,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -105,6 +105,31 @@ __device__ __forceinline__ void fence_mbarrier_init()
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+// Orders this thread's accesses to shared memory before later ones of the async proxy: bulk and tensor copies, wgmma.
+// Those of other threads: each calls this, then a barrier (fence.proxy.async, sm_90).
+__device__ __forceinline__ void fence_proxy_async()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Makes a group of this thread's bulk and tensor stores since the last commit (cp.async.bulk.commit_group).
+__device__ __forceinline__ void bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Waits until at most the N latest of this thread's groups are under way (cp.async.bulk.wait_group).
+template <int N> __device__ __forceinline__ void bulk_wait()
+{
+    asm volatile("cp.async.bulk.wait_group %0;" :: "n"(N) : "memory");
+}
+
+// Waits until at most the N latest of this thread's groups still read shared memory (cp.async.bulk.wait_group.read).
+template <int N> __device__ __forceinline__ void bulk_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(N) : "memory");
+}
+
 // What the runtime encodes of a tensor. A kernel takes it as a parameter `const __grid_constant__ TensorMap map`.
 struct __align__(64) TensorMap {
     unsigned long long word[16];
@@ -123,6 +148,17 @@ __device__ __forceinline__ void tensor_load_4d(void *shared, const TensorMap &ma
                     "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
 }
 
+// Starts a copy of a box, laid out as by a load, from shared memory; c0 is a multiple of 16 bytes, and no coordinate is
+// negative. What lies outside the tensor is left out, but for the last 16 bytes of a row that the tensor has a part of:
+// they are written whole. It is part of the group of the next bulk_commit (cp.async.bulk.tensor.4d).
+__device__ __forceinline__ void tensor_store_4d(const TensorMap &map, const void *shared,
+                                                int c0, int c1, int c2, int c3)
+{
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group "
+                 "[%0, {%2, %3, %4, %5}], [%1];"
+                 :: "l"(&map), "r"(shared_address(shared)), "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
+}
+
 #endif  // CONVJIT_EMU
 
 typedef unsigned short Element;   // bf16: storage of all tensors; sums are in float
@@ -135,7 +171,7 @@ constexpr int DIL_H = 1, DIL_W = 1;
 // A tile of outputs: TILE_C * MULTIPLIER filters x TILE_N images x TILE_P rows x TILE_Q columns.
 constexpr int TILE_C = 16, TILE_N = 1, TILE_P = 8, TILE_Q = 16, FILTERS = TILE_C * MULTIPLIER;
 constexpr int LINES = TILE_N * TILE_P;   // rows of outputs of a filter
-constexpr int THREADS = 64, RESIDENT = 7;   // of a block; blocks on a multiprocessor
+constexpr int THREADS = 64, RESIDENT = 8;   // of a block; blocks on a multiprocessor
 constexpr int STAGES = 1;   // patches in shared memory
 
 // The patch: of TILE_N images ROWS x COLS pixels of TILE_C channels.
@@ -143,13 +179,12 @@ constexpr int ROWS = 19, COLS = 35, PITCH = COLS * TILE_C, SHIFT = 0, IMAGE = RO
 constexpr int PATCH_BYTES = 21504;
 constexpr int COPIED_BYTES = 21280;   // of a patch
 
-// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x WARP_C channels,
-// 8 of these at a time.
-constexpr int WARP_P = 4, WARP_Q = 8, WARP_C = 16, STRIPS = 16 / WARP_Q;
+// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x 8 channels, which stay the same.
+constexpr int WARP_P = 4, WARP_Q = 8, STRIPS = 16 / WARP_Q, GROUPS = TILE_C / 8;   // channels of a tile, in eights
 constexpr int PAIRS = 3;   // of taps of a filter row; the last may lack its second
-constexpr int OUT_PITCH = 24;   // of outputs in shared memory
+constexpr int OUT_BYTES = 4096, OUT_STAGES = 1;   // of a tile's outputs in shared memory; such tiles
 
-// Where byte `at` of a patch is: 8 neighbouring pixels differ in their banks. Tensor copies do the same.
+// Where byte `at` of a patch, or of the outputs, is: 8 neighbouring pixels differ in their banks. Tensor copies do the same.
 __device__ __forceinline__ int swizzled(int at)
 {
     return at ^ (at >> 7 & 1) << 4;
@@ -196,21 +231,37 @@ __device__ __forceinline__ void load_weights(unsigned *weights, const Element *w
     }
 }
 
+// Reads a warp's matrices: of the weights of each channel, two taps in a word.
+__device__ __forceinline__ void read_matrices(unsigned (&matrix)[R][PAIRS][2], const unsigned *weights)
+{
+    const int lane = threadIdx.x % 32;
+    const unsigned scale = lane / 8 != lane % 4 ? 0 : lane / 4 % 2 == 0 ? 1 : 0x10000;   // to the lower or the upper half
+#pragma unroll
+    for (int i = 0; i < R * PAIRS; i++) {
+        const unsigned pair = weights[i * 8 + lane / 4];
+        matrix[i / PAIRS][i % PAIRS][0] = (pair & 0xffff) * scale, matrix[i / PAIRS][i % PAIRS][1] = (pair >> 16) * scale;
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c72k72r5s5_stride2_pad2_g72_bf16_nhwc_residual(
     const __grid_constant__ TensorMap x, const Element *__restrict__ w,
     const Element *residual,   // may be y itself
-    Element *y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    const __grid_constant__ TensorMap y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     unsigned *const weights = reinterpret_cast<unsigned *>(patches + STAGES * PATCH_BYTES);
-    Element *const out = reinterpret_cast<Element *>(reinterpret_cast<unsigned char *>(weights) + 960);   // outputs on their way out
-    unsigned long long *const full = reinterpret_cast<unsigned long long *>(reinterpret_cast<unsigned char *>(weights) + 960 + 6144);   // patches
+    unsigned char *const outs = reinterpret_cast<unsigned char *>(weights) + 1024;   // outputs on their way out
+    unsigned long long *const full = reinterpret_cast<unsigned long long *>(reinterpret_cast<unsigned char *>(weights) + 1024 + 4096);   // patches
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) mbarrier_init(full + i, 1);
         fence_mbarrier_init();
     }
     __syncthreads();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    // The thread's elements of this warp's matrices: those of the diagonals, of channel lane / 4 of the eight.
+    const int group = warp % GROUPS;
+    unsigned matrix[R][PAIRS][2];
+    int out_stage = 0;
 
     // This block's tiles: their number, the one at work, and the next that is not under way.
     const int my_tiles = (tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
@@ -228,83 +279,72 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise
             load_weights(weights, w, k0);
             weights_c = at.c;
             __syncthreads();
+            read_matrices(matrix, weights + group * (R * PAIRS * 8));
         }
+        if (threadIdx.x == 0) bulk_wait_read<OUT_STAGES - 1>();   // of the outputs that were where the next will be
+        __syncthreads();
         mbarrier_wait(full + stage, phase);
         const Element *const patch = reinterpret_cast<const Element *>(patches + stage * PATCH_BYTES);
-        Element *const y0 = y + (long long)n0 * K * P * Q;
         const Element *const residual0 = residual + (long long)n0 * K * P * Q;
-        constexpr int ACROSS = TILE_Q / WARP_Q, DOWN = LINES / (WARP_P * STRIPS), PARTS = TILE_C / WARP_C;
-        for (int item = warp; item < DOWN * ACROSS * PARTS; item += THREADS / 32) {
-            const int part = item % PARTS, column = item / PARTS % ACROSS * WARP_Q, line = item / (PARTS * ACROSS) * (WARP_P * STRIPS);
+        unsigned char *const out = outs + out_stage * OUT_BYTES;
+        constexpr int ACROSS = TILE_Q / WARP_Q, DOWN = LINES / (WARP_P * STRIPS);
+        const int k = k0 + group * 8 + lane % 4 * 2;   // and k + 1
+#pragma unroll 1
+        for (int item = warp / GROUPS; item < DOWN * ACROSS; item += THREADS / 32 / GROUPS) {
+            const int column = item % ACROSS * WARP_Q, line = item / ACROSS * (WARP_P * STRIPS);
             const int n = line / TILE_P, row = line % TILE_P;   // of the first strip
             // The pixel that this thread gives ldmatrix the address of, for the first or the second tap of a pair.
             const int my_row = row + lane % 16 / WARP_Q * WARP_P, my_column = column + lane % WARP_Q;
             const int my_pixel = my_row * STRIDE_H * COLS + my_column * STRIDE_W + lane / 16 * DIL_W;
-            const int from = (n * IMAGE + my_pixel * TILE_C + part * WARP_C) * 2;
-            Element *const mine = out + warp * WARP_P * 16 * OUT_PITCH;
-#pragma unroll 1
-            for (int c = 0; c < WARP_C; c += 8) {
-                // The thread's elements of the matrices: those of the diagonals, of channel lane / 4.
-                const unsigned *const taps = weights + (part * WARP_C + c) * R * PAIRS + lane / 4;
-                const unsigned scale = lane / 8 != lane % 4 ? 0 : lane / 4 % 2 == 0 ? 1 : 0x10000;   // to the lower or the upper half
-                unsigned matrix[R][PAIRS][2];
+            const int from = (n * IMAGE + my_pixel * TILE_C + group * 8) * 2;
+            float acc[WARP_P][4] = {};
 #pragma unroll
-                for (int i = 0; i < R * PAIRS; i++) {
-                    const unsigned pair = taps[i * 8];
-                    matrix[i / PAIRS][i % PAIRS][0] = (pair & 0xffff) * scale, matrix[i / PAIRS][i % PAIRS][1] = (pair >> 16) * scale;
+            for (int i = 0; i < (WARP_P - 1) * STRIDE_H + (R - 1) * DIL_H + 1; i++)
+#pragma unroll
+                for (int pair = 0; pair < PAIRS; pair++) {
+                    unsigned a[4];   // 16 pixels x 8 channels of both taps
+                    const int at_byte = swizzled(from + pair * 2 * DIL_W * TILE_C * 2 + i * PITCH * 2);
+                    if (pair == PAIRS - 1) {
+                        unsigned single[2];
+                        ldmatrix_x2(single, reinterpret_cast<const unsigned char *>(patch) + at_byte);
+                        a[0] = a[2] = single[0], a[1] = a[3] = single[1];   // whose weight is zero the second time
+                    } else
+                        ldmatrix_x4(a, reinterpret_cast<const unsigned char *>(patch) + at_byte);
+#pragma unroll
+                    for (int p = 0; p < WARP_P; p++)
+#pragma unroll
+                        for (int r = 0; r < R; r++)
+                            if (i == p * STRIDE_H + r * DIL_H) mma_m16n8k16_bf16(acc[p], a, matrix[r][pair]);
                 }
-                float acc[WARP_P][4] = {};
 #pragma unroll
-                for (int i = 0; i < (WARP_P - 1) * STRIDE_H + (R - 1) * DIL_H + 1; i++)
+            for (int half = 0; half < 2; half++) {
+                // 8 of the pixels; whole blocks of 8 make a row, so that rows are swizzled alike
+                const int out_row = line + half * 8 / WARP_Q * WARP_P, out_column = column + lane / 4 + half * 8 % WARP_Q;
+                const int to = swizzled(((out_row * TILE_Q + out_column) * TILE_C + group * 8 + lane % 4 * 2) * 2);
 #pragma unroll
-                    for (int pair = 0; pair < PAIRS; pair++) {
-                        unsigned a[4];   // 16 pixels x 8 channels of both taps
-                        const int at_byte = swizzled(from + (pair * 2 * DIL_W * TILE_C + c) * 2 + i * PITCH * 2);
-                        if (pair == PAIRS - 1) {
-                            unsigned single[2];
-                            ldmatrix_x2(single, reinterpret_cast<const unsigned char *>(patch) + at_byte);
-                            a[0] = a[2] = single[0], a[1] = a[3] = single[1];   // whose weight is zero the second time
-                        } else
-                            ldmatrix_x4(a, reinterpret_cast<const unsigned char *>(patch) + at_byte);
+                for (int p = 0; p < WARP_P; p++) {
+                    float v[2] = {acc[p][half * 2], acc[p][half * 2 + 1]};
+                    const int y_row = p0 + out_row % TILE_P + p, y_column = q0 + out_column;
+                    const bool inside = y_row < P && y_column < Q;
+                    const Element *const add = residual0 + ((Offset)y_row * Q + y_column) * K + k;
 #pragma unroll
-                        for (int p = 0; p < WARP_P; p++)
-#pragma unroll
-                            for (int r = 0; r < R; r++)
-                                if (i == p * STRIDE_H + r * DIL_H) mma_m16n8k16_bf16(acc[p], a, matrix[r][pair]);
+                    for (int j = 0; j < 2; j++) {
+                        if (inside && k + j < K) v[j] += bf16_to_f32(add[j]);
                     }
-                const int k = k0 + part * WARP_C + c + lane % 4 * 2;   // and k + 1
-#pragma unroll
-                for (int p = 0; p < WARP_P; p++)
-#pragma unroll
-                    for (int half = 0; half < 2; half++) {
-                        float v[2] = {acc[p][half * 2], acc[p][half * 2 + 1]};
-                        const int pixel = lane / 4 + half * 8;
-                        const int out_row = p0 + row + pixel / WARP_Q * WARP_P + p, out_column = q0 + column + pixel % WARP_Q;
-                        const bool inside = out_row < P && out_column < Q;
-                        const Element *const add = residual0 + ((Offset)out_row * Q + out_column) * K + k;
-#pragma unroll
-                        for (int j = 0; j < 2; j++) {
-                            if (inside && k + j < K) v[j] += bf16_to_f32(add[j]);
-                        }
-                        *reinterpret_cast<unsigned *>(mine + (p * 16 + lane / 4 + half * 8) * OUT_PITCH + c + lane % 4 * 2) =
-                            f32_to_bf16(v[0]) | (unsigned)f32_to_bf16(v[1]) << 16;
-                    }
+                    *reinterpret_cast<unsigned *>(out + to + p * TILE_Q * TILE_C * 2) =
+                        f32_to_bf16(v[0]) | (unsigned)f32_to_bf16(v[1]) << 16;
+                }
             }
-            __syncwarp();
-            constexpr int WIDTH = 8, PIECES = WARP_C / WIDTH;   // channels of a store; stores of a pixel
-            Element *const to = y0 + ((Offset)(p0 + row) * Q + q0 + column) * K + k0 + part * WARP_C;
-#pragma unroll 
-            for (int i = lane; i < WARP_P * 16 * PIECES; i += 32) {
-                const int k = i % PIECES * WIDTH, pixel = i / PIECES % 16, p = i / (PIECES * 16);
-                const int down = pixel / WARP_Q * WARP_P + p, right = pixel % WARP_Q;
-                if (p0 + row + down < P && q0 + column + right < Q && k0 + part * WARP_C + k < K)
-                    *reinterpret_cast<uint4 *>(to + ((Offset)down * Q + right) * K + k) =
-                        *reinterpret_cast<const uint4 *>(mine + i / PIECES * OUT_PITCH + k);
-            }
-            __syncwarp();
         }
-        __syncthreads();   // the patch may be overwritten
+        fence_proxy_async();
+        __syncthreads();   // the patch may be overwritten, the outputs are complete
+        if (threadIdx.x == 0) {
+            tensor_store_4d(y, out, c0, q0, p0, n0);
+            bulk_commit();
+        }
+        if (++out_stage == OUT_STAGES) out_stage = 0;
         advance(at, step, tiles_n, tiles_p, tiles_q);
         if (++stage == STAGES) stage = 0, phase ^= 1;
     }
+    if (threadIdx.x == 0) bulk_wait<0>();
 }

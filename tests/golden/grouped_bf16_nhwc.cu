@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_120
 // options   --gpu-architecture=sm_120 --std=c++17 --fmad=false
-// key       8034496752397df3204b6673fc3d718587624ab7fb7d0bd3cea7588b4057a9ba
+// key       982701f9f635e64353f19eb4a08e00f18de37fc0e2bd5fa7996b3e2eeffa3e5b
 // again     convjit dump n1c256h1w1k256r3s3_stride2_pad1_g32_bf16_nhwc_leaky_relu0.2 --arch sm_120 --schedule direct:tk=4,tq=4,lk=2,lq=8,tp=8,gt=1,ct=4,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -36,6 +36,7 @@ __device__ __forceinline__ unsigned short f32_to_bf16(float value)
 
 typedef unsigned short Element;   // bf16: storage of all tensors; arithmetic is in float
 typedef int Offset;   // within one image of x or y
+struct alignas(4 * sizeof(Element)) Four { Element at[4]; };   // neighbouring channels: one access
 
 constexpr int C = 256, K = 256, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 32, CG = C / GROUPS, KG = K / GROUPS;
@@ -66,8 +67,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c256k256r
     Element *y,
     int H, int W, int P, int Q, int tiles_p, int tiles_q)
 {
-    const int lane_q = threadIdx.x % LANES_Q;
-    const int lane_k = threadIdx.x / LANES_Q % LANES_K;
+    // neighbouring threads have neighbouring channels
+    const int lane_k = threadIdx.x % LANES_K;
+    const int lane_q = threadIdx.x / LANES_K % LANES_Q;
     const int row = threadIdx.x / (LANES_Q * LANES_K);
 
     // Blocks that share an input patch, and differ in their output channels, are neighbours.
@@ -85,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c256k256r
 
     float *const patch = reinterpret_cast<float *>(shared_memory());
     float *const weights = patch + PATCH;
-    constexpr int CHANNEL_LANES = 4;   // neighbouring threads read neighbouring channels
+    constexpr int CHANNEL_LANES = 1;   // neighbouring threads read neighbouring channels
     constexpr int WEIGHT_LANES = 8;   // 8 taps x 4 channels a warp: no two of its stores meet in a bank
     const float *const my_patch = patch + lane_k * TK / TILE_KG * CT * PLANE + row * ROWS_APART * PITCH + lane_q * TQ * COLS_APART;
     const float *const my_weights = weights + lane_k * TK;
@@ -101,8 +103,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c256k256r
                     const int column = left + j * COL_STEP;
                     const Offset from = ((Offset)(top + i * ROW_STEP) * W + column) * C;
 #pragma unroll 4
-                    for (int c = threadIdx.x % CHANNEL_LANES; c < TILE_G * CT; c += CHANNEL_LANES) {
-                        patch[c * PLANE + i * PITCH + j] = bf16_to_f32(image[from + g0 * CG + c0 + c]);
+                    for (int c = threadIdx.x % CHANNEL_LANES * 4; c < TILE_G * CT; c += CHANNEL_LANES * 4) {
+                        const Four four = *reinterpret_cast<const Four *>(image + from + g0 * CG + c0 + c);
+#pragma unroll
+                        for (int e = 0; e < 4; e++) patch[(c + e) * PLANE + i * PITCH + j] = bf16_to_f32(four.at[e]);
                     }
                 }
             } else {
@@ -113,8 +117,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c256k256r
                     const bool row_inside = (unsigned)(top + i * ROW_STEP) < (unsigned)H;
                     const Offset from = ((Offset)(top + i * ROW_STEP) * W + column) * C;
 #pragma unroll 4
-                    for (int c = threadIdx.x % CHANNEL_LANES; c < TILE_G * CT; c += CHANNEL_LANES) {
-                        patch[c * PLANE + i * PITCH + j] = row_inside && (unsigned)column < (unsigned)W ? bf16_to_f32(image[from + g0 * CG + c0 + c]) : 0.0f;
+                    for (int c = threadIdx.x % CHANNEL_LANES * 4; c < TILE_G * CT; c += CHANNEL_LANES * 4) {
+                        const Four four = row_inside && (unsigned)column < (unsigned)W ? *reinterpret_cast<const Four *>(image + from + g0 * CG + c0 + c) : Four();
+#pragma unroll
+                        for (int e = 0; e < 4; e++) patch[(c + e) * PLANE + i * PITCH + j] = bf16_to_f32(four.at[e]);
                     }
                 }
             }
@@ -163,23 +169,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_direct_c256k256r
     y += (long long)n * K * P * Q + first;
     if (p0 + TILE_P <= P && q0 + TILE_Q <= Q) {
 #pragma unroll
-        for (int k = 0; k < TK; k++) {
+        for (int k = 0; k < TK; k += 4) {
 #pragma unroll
             for (int q = 0; q < TQ; q++) {
-                float v = acc[k][q];
-                v = activate(v);
-                y[q * COLUMN_STEP * K + k] = f32_to_bf16(v);
+                Four four;
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float v = acc[k + e][q];
+                    v = activate(v);
+                    four.at[e] = f32_to_bf16(v);
+                }
+                *reinterpret_cast<Four *>(y + q * COLUMN_STEP * K + k) = four;
             }
         }
     } else if (p0 + row < P) {
 #pragma unroll
-        for (int k = 0; k < TK; k++) {
+        for (int k = 0; k < TK; k += 4) {
 #pragma unroll
             for (int q = 0; q < TQ; q++) {
                 if (column + q * COLUMN_STEP >= Q) continue;
-                float v = acc[k][q];
-                v = activate(v);
-                y[q * COLUMN_STEP * K + k] = f32_to_bf16(v);
+                Four four;
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    float v = acc[k + e][q];
+                    v = activate(v);
+                    four.at[e] = f32_to_bf16(v);
+                }
+                *reinterpret_cast<Four *>(y + q * COLUMN_STEP * K + k) = four;
             }
         }
     }

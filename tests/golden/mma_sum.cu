@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       de65ea61eca5537b8d091416f01be0ba91ca0c6d4f0590a3ae85e66fe11e9d27
+// key       54da39eeca07a84ad3976801b24eec0e9da362b4f78ea6b0113e5f9f0f61403e
 // again     convjit dump n1c96h1w1k80r3s3_pad1_g2_residual --arch sm_80 --schedule mma:tk=64,tp=64,wk=2,wp=2,stages=4,split=3,cluster=0,raw=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -144,6 +144,8 @@ __device__ __forceinline__ void finish(float4 sums, int group, int row, int colu
     }
 }
 
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 constexpr int GROUP_C = C / GROUPS;
 
 // Puts the weights in the order of the reduction. A block takes PACK_PIECES pieces of a filter's channels, all taps: its weights
@@ -224,6 +226,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_mma_c96k80r3s3_pad1_g2_
     }
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_mma_c96k80r3s3_pad1_g2_residual(
     const Element *__restrict__ x, const Element *__restrict__ weights,
     float *__restrict__ partial,
@@ -290,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_mma_c96k80r3s3_p
         fetch(slice + STAGES - 1, next);
         const unsigned char *const pixel_rows = stages + stage * STAGE_BYTES;
         const unsigned char *const filter_rows = pixel_rows + TILE_P * ROW;
-#pragma unroll 1
+#pragma unroll 2
         for (int step = 0; step < 4; step++) {   // 32 bytes of each row
             unsigned a[FRAGMENTS][4], b[OCTETS][2];
 #pragma unroll
@@ -324,15 +328,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_mma_c96k80r3s3_p
             for (int i = 0; i < FRAGMENTS; i++)
 #pragma unroll
                 for (int o = 0; o < OCTETS; o++) mma_m16n8k8_tf32(acc[i][o], a[i], b[o]);
+            // The tensor core's own sums are truncated: they are moved to FP32 registers at once (Ootomo and Yokota, arXiv
+            // 2203.03341).
+#pragma unroll
+            for (int i = 0; i < FRAGMENTS; i++)
+#pragma unroll
+                for (int o = 0; o < OCTETS; o++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) sum[i][o][e] += acc[i][o][e], acc[i][o][e] = 0.0f;
         }
-        // The tensor core's own sums are truncated: they are moved to FP32 registers before they grow long (Ootomo and Yokota,
-        // arXiv 2203.03341).
-#pragma unroll
-        for (int i = 0; i < FRAGMENTS; i++)
-#pragma unroll
-            for (int o = 0; o < OCTETS; o++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) sum[i][o][e] += acc[i][o][e], acc[i][o][e] = 0.0f;
         stage = stage == STAGES - 1 ? 0 : stage + 1;
         next = next == STAGES - 1 ? 0 : next + 1;
     }
@@ -358,7 +362,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_mma_c96k80r3s3_p
         reinterpret_cast<float4 *>(partial)[(long long)blockIdx.x * (ROWS * COLUMNS / 4) + item] = v;
     }
 }
+#endif   // part 0
 
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Adds what the parts of the reduction gave, in their order, and ends the sums. A thread takes four columns.
 extern "C" __global__ void __launch_bounds__(256) conv2d_mma_c96k80r3s3_pad1_g2_residual_sum(
     const float4 *partial,
@@ -379,3 +385,4 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_mma_c96k80r3s3_pad1_g2_
     const int k0 = tile % TILES_K * TILE_K, group = tile / TILES_K % GROUPS, pixel0 = tile / (TILES_K * GROUPS) * TILE_P;
     finish(v, group, k0 + row, pixel0 + column, residual, y, pixels, PQ);
 }
+#endif   // part 1

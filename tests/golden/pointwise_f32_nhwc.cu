@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       294192c3caa018e2188b5707faa745ca5e616dc2ee2deb9c8454657209769bd2
+// key       5d0d40c756b4dd62b52b1fc8338e0603ca12b8e570fd69dc689d4bc497c38a97
 // again     convjit dump n1c72h1w1k40r1s1_nhwc --arch sm_80 --schedule pointwise:tk=32,tp=32,wk=1,wp=2,cb=128,st=8,pv=1,hold=0,wg=0,sp=1,ni=0,pl=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -187,12 +187,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) conv2d_pointwise_c72k40
 #pragma unroll
                 for (int j = 0; j < BLOCKS_C; j++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        acc[i][j][e] = 0.0f;
+                    for (int e = 0; e < 4; e++)
                         if (chunk == 0) sum[i][j][e] = 0.0f;
-                    }
 
-#pragma unroll 
+#pragma unroll 2
             for (int depth = 0; depth < ROW; depth += 32) {   // bytes of channels that a product takes
                 unsigned a[BLOCKS_R][4], b[BLOCKS_C][2];
 #pragma unroll
@@ -213,7 +211,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) conv2d_pointwise_c72k40
                 for (int j = 0; j < BLOCKS_C; j++)
 #pragma unroll
                     for (int e = 0; e < 2; e++) b_rest[j][e] = small_part(b[j][e]), b[j][e] = big_part(b[j][e]);
-                // the small terms first, while the sum is small
+                // The tensor core's own sums are truncated: the small terms come first, while the sum is small, and it is moved to
+                // FP32 registers at once (Ootomo and Yokota, arXiv 2203.03341).
+#pragma unroll
+                for (int i = 0; i < BLOCKS_R; i++)
+#pragma unroll
+                    for (int j = 0; j < BLOCKS_C; j++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
 #pragma unroll
                 for (int i = 0; i < BLOCKS_R; i++)
 #pragma unroll
@@ -226,15 +231,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) conv2d_pointwise_c72k40
                 for (int i = 0; i < BLOCKS_R; i++)
 #pragma unroll
                     for (int j = 0; j < BLOCKS_C; j++) mma_m16n8k8_tf32(acc[i][j], a[i], b[j]);
+#pragma unroll
+                for (int i = 0; i < BLOCKS_R; i++)
+#pragma unroll
+                    for (int j = 0; j < BLOCKS_C; j++)
+#pragma unroll
+                        for (int e = 0; e < 4; e++) sum[i][j][e] += acc[i][j][e];
             }
-            // The tensor core's own sums are truncated: they are moved to FP32 registers before they grow long (Ootomo and Yokota,
-            // arXiv 2203.03341).
-#pragma unroll
-            for (int i = 0; i < BLOCKS_R; i++)
-#pragma unroll
-                for (int j = 0; j < BLOCKS_C; j++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) sum[i][j][e] += acc[i][j][e];
         }
         lead = 0;
 

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       db44d5f073a60cec3796a77faba396a71e02d9e8c653726d4aa3c94569948fb4
+// key       52cdca9003fe37100c49f109d59fcc7dabc1d950e99628b5aa9053822096de6d
 // again     convjit dump n1c128h1w1k128r3s3_stride2_pad1_f16_nhwc_bias_relu --arch sm_90a --schedule wgmma:wm=2,tp=14,sq=2,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -316,6 +316,8 @@ __device__ __forceinline__ float activate(float v)
     return fmaxf(v, 0.0f);
 }
 
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
 constexpr int PACKED_K = 1, RUN = CHANNELS * R * S;
@@ -347,6 +349,8 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c128k128r3s3_stri
     }
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c128k128r3s3_stride2_pad1_f16_nhwc_bias_relu(
     const __grid_constant__ TensorMap x, const unsigned char *__restrict__ packed,
     const Element *__restrict__ bias,
@@ -521,3 +525,4 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
     }
     if (threadIdx.x % 128 == 0) bulk_wait_read<0>();
 }
+#endif   // part 0

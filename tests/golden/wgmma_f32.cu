@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       bb6fa728f3c0b765d693e2860fc69a7c052c9a197272bf597544bd7453d4cc08
+// key       f1c19ef64e78d12368acb0ccfe8a82169c1fbcaa11f3f90cb0ddea395dfee6f7
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule wgmma:wm=2,tp=19,sq=1,ni=1,cb=128,lw=0,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -301,6 +301,18 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
+// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
+// bits, such as integers, stay what they are: exact sums lose nothing.
+__device__ __forceinline__ unsigned weight_rest(unsigned bits)
+{
+    const unsigned rest = small_part(bits);
+    return bits & 15u ? __float_as_uint(fmaf(__uint_as_float(bits), 1.3f * 0x1p-24f, __uint_as_float(rest))) : rest;
+}
+__device__ __forceinline__ float weight_rest(float v) { return __uint_as_float(weight_rest(__float_as_uint(v))); }
+
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
 constexpr int PACKED_K = 1, RUN = CHANNELS * R * S;
@@ -330,7 +342,7 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c64k128r5s7_pack(
         unsigned char *const at = packed + ((long long)(k / TILE_K * CHUNKS + chunk) * (R * S) + tap) * TAP_BYTES;
         *reinterpret_cast<uint4 *>(at + swizzled(k % TILE_K, j)) = piece.all;
 #pragma unroll
-        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = small_part(run[(j * ELEMENTS + e) * (R * S) + tap]);
+        for (int e = 0; e < ELEMENTS; e++) piece.element[e] = weight_rest(run[(j * ELEMENTS + e) * (R * S) + tap]);
         *reinterpret_cast<uint4 *>(at + TILE_K * ROW + swizzled(k % TILE_K, j)) = piece.all;
     }
 }
@@ -386,6 +398,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c64k128r5s7_trans
     grid_wait();   // for the launch behind, which waits for this one alone
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c64k128r5s7(
     const Element *__restrict__ x, const unsigned char *__restrict__ packed,
     Element *y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
@@ -591,3 +605,4 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         }
     }
 }
+#endif   // part 0

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       2a626760c572fd8f3f4bfe0ebdcf730f429fbd3743ae1f1720acc6fd4469f676
+// key       447860a8128dbbe3ac537a9605b57942d87a0acef69c133ac076e387b47824ac
 // again     convjit dump n1c80h1w1k72r3s3_pad1_f16_nhwc_krsc --arch sm_90a --schedule wgmma:wm=1,tp=7,sq=2,ni=1,cb=128,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -336,12 +336,11 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
             for (int i = 0; i < my_tiles; i++) {
                 const int tile_k = (first_tile + i * (int)gridDim.x) % TILES_K;
                 {
-                    constexpr int half = 0;
                     for (int i = 0; i < chunks * (R * S); i++) {   // what is beyond C and K reads as zeros
                         mbarrier_wait(weights_empty + stage, phase ^ 1);
                         mbarrier_arrive_expect(weights_full + stage, STAGE_BYTES);
                         tensor_load_3d(weights + stage * STAGE_BYTES, filters, weights_full + stage,
-                                       (first_chunk + i / (R * S)) * CHANNELS, i % (R * S), tile_k * TILE_K + half * 64);
+                                       (first_chunk + i / (R * S)) * CHANNELS, i % (R * S), tile_k * TILE_K);
                         if (++stage == WEIGHT_STAGES) stage = 0, phase ^= 1;
                     }
                 }

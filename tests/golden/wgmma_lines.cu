@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       5592f0408cac00999172e1e9089d43b054eb22b0f2845222b8e2be11e7576e33
+// key       001631201da92c2d6217872337ff425b9a84484f51d63ca389b5b42f2ce61989
 // again     convjit dump n1c128h1w1k128r3s3_pad1_f16 --arch sm_90a --schedule wgmma:wm=2,tp=26,sq=1,ni=1,cb=128,lw=32,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -323,6 +323,8 @@ __device__ __forceinline__ int swizzled(int i, int j)
 // Where 16-byte piece j of row i of staged outputs lies.
 __device__ __forceinline__ int staged(int i, int j) { return i * STAGED_ROW + (j ^ (i & 7)) * 16; }
 
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
 constexpr int PACKED_K = 1, RUN = CHANNELS * R * S;
@@ -405,6 +407,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c128k128r3s3_pad1
     grid_wait();   // for the launch behind, which waits for this one alone
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c128k128r3s3_pad1_f16(
     const Element *__restrict__ x, const unsigned char *__restrict__ packed,
     Element *y, int N, int H, int W, int P, int Q, int pitch, int lines, int slabs, int columns, int tiles)
@@ -604,3 +608,4 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         }
     }
 }
+#endif   // part 0

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       e9ea877b02a7c961e5e78d6ecd9e21469028ac8d7973d838f064d9145a9abf9e
+// key       1aca44cd20898f6b7eeb7f515e4d2f149e9d7ccb70f9bb80683615e894e12957
 // again     convjit dump n1c1280h1w1k1280r3s3_pad1_tf32_nhwc_bias_silu --arch sm_90a --schedule wgmma:wm=2,tp=24,sq=1,ni=1,cb=128,lw=24,split=4,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -351,6 +351,8 @@ __device__ __forceinline__ float activate(float v)
     return v / (1.0f + expf(-v));
 }
 
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
 constexpr int PACKED_K = 4, RUN = CHANNELS * R * S;
@@ -382,6 +384,8 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c1280k1280r3s3_pa
     }
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c1280k1280r3s3_pad1_tf32_nhwc_bias_silu(
     const Element *__restrict__ x, const unsigned char *__restrict__ packed,
     const Element *__restrict__ bias,
@@ -602,3 +606,4 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         cluster_sync();   // the others have read this block's sums
     }
 }
+#endif   // part 0

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       e156322de22477ccd30bbc9a0230cb84de986f1fddb93cd5da94563b6e15c7e2
+// key       cb5c73c954845151b641aaef5a17d3e16db611b7a51ec112df70aa7f2fbd4105
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_bf16_residual --arch sm_90a --schedule wgmma:wm=1,tp=32,sq=1,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -287,6 +287,8 @@ __device__ __forceinline__ int swizzled(int i, int j)
 // Where 16-byte piece j of row i of staged outputs lies.
 __device__ __forceinline__ int staged(int i, int j) { return i * STAGED_ROW + (j ^ (i & 7)) * 16; }
 
+// The kernels are compiled side by side: this text twice, each time with the other's part left out.
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 1
 // Puts the weights in the order in which blocks consume them: [block of TILE_K filters][chunk][tap] of rows, swizzled. A block
 // takes one chunk of PACKED_K filters; a filter's weights of a chunk lie in a row.
 constexpr int PACKED_K = 1, RUN = CHANNELS * R * S;
@@ -369,6 +371,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c32k64r5s9_pad2x4
     grid_wait();   // for the launch behind, which waits for this one alone
 }
 
+#endif   // part 1
+#if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c32k64r5s9_pad2x4_dil2x3_bf16_residual(
     const __grid_constant__ TensorMap x, const unsigned char *__restrict__ packed,
     const Element *residual,   // may be y itself
@@ -549,3 +553,4 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         }
     }
 }
+#endif   // part 0

@@ -1,6 +1,8 @@
-/* differential.c: a GPU against the reference: 3,000 random problems and every corner with integer data, bit for bit; random
- * data against float64 within the bound that runtime/reference.c derives.
- * usage: differential [TUPLES]     four problems a tuple; 750 tuples if not given. Fewer than 100 leave the corners out. */
+/* differential.c: a GPU against the reference: 3,000 random problems of all kinds, 2,000 dense ones on tensor cores and every
+ * corner with integer data, bit for bit; random data against float64 within the bound that runtime/reference.c derives.
+ * usage: differential [TUPLES [SCHEDULE...]]     four problems a tuple; 750 tuples if not given. Fewer than 100 leave the
+ * corners and the dense ones out. With schedules, only these run, by turns, each on tuples that it is for: two small problems
+ * a tuple, on one thread, as compute-sanitizer wants it. */
 #include "differential.h"
 
 static const char *const small_corners[] = {
@@ -47,29 +49,46 @@ static void run_corner(convjit *cj, const char *text, int math, int layout, uint
                s ? convjit_errmsg() : "ran", (unsigned long long)result.wrong, (unsigned long long)result.of, result.first);
 }
 
+static void run_corners(convjit *cj, uint64_t seed)
+{
+    enum { SMALL = sizeof small_corners / sizeof *small_corners, LARGE = sizeof large_corners / sizeof *large_corners };
+    for (int i = 0; i < SMALL; i++)
+        for (int math = 0; math < CONVJIT_MATH_COUNT; math++)
+            for (int layout = 0; layout < CONVJIT_LAYOUT_COUNT; layout++)
+                run_corner(cj, small_corners[i], math, layout, seed + (uint64_t)i);
+    for (int i = 0; i < LARGE; i++) run_corner(cj, large_corners[i], -1, 0, seed + (uint64_t)i);
+    printf("%d corners in every dtype and layout, %d of 2^31 elements and more\n", SMALL, LARGE);
+}
+
+/* Everything: fractions in a fifth as many tuples as integers, dense problems in two thirds as many. */
+static void run_all(const campaign *like)
+{
+    static const char *const dense_schedules[] = { "wgmma", "mma" };
+    campaign exact = *like, random = *like, dense = *like;
+    campaign_run(&exact);
+    random.seed++, random.tuples = like->tuples / 5 + 1, random.exact = false;
+    campaign_run(&random);
+    if (like->tuples < 100) return;
+    dense.seed += 2, dense.tuples = like->tuples * 2 / 3, dense.macs *= 8; /* several tiles of many channels */
+    dense.schedules = dense_schedules, dense.n_schedules = sizeof dense_schedules / sizeof *dense_schedules;
+    campaign_run(&dense);
+    run_corners(like->cj, like->seed);
+}
+
 int main(int argc, char **argv)
 {
-    int tuples = argc > 1 ? atoi(argv[1]) : 750;
-    uint64_t seed = test_seed();
     convjit_config config = { .size = sizeof config, .device = CONVJIT_GPU, .cache_dir = "" };
     convjit *cj = NULL;
     CHECK_OK(convjit_open(&cj, &config));
     if (!cj) return check_done("gpu-differential");
-    int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    campaign exact = { .cj = cj, .arch = "sm_90a", .seed = seed, .tuples = tuples, .sizes = 4, .macs = 30e6, .exact = true,
-                       .threads = threads };
-    campaign_run(&exact);
-    campaign random = { .cj = cj, .arch = "sm_90a", .seed = seed + 1, .tuples = tuples / 5 + 1, .sizes = 4, .macs = 30e6,
-                        .threads = threads };
-    campaign_run(&random);
-    if (tuples >= 100) {
-        enum { SMALL = sizeof small_corners / sizeof *small_corners, LARGE = sizeof large_corners / sizeof *large_corners };
-        for (int i = 0; i < SMALL; i++)
-            for (int math = 0; math < CONVJIT_MATH_COUNT; math++)
-                for (int layout = 0; layout < CONVJIT_LAYOUT_COUNT; layout++)
-                    run_corner(cj, small_corners[i], math, layout, seed + (uint64_t)i);
-        for (int i = 0; i < LARGE; i++) run_corner(cj, large_corners[i], -1, 0, seed + (uint64_t)i);
-        printf("%d corners in every dtype and layout, %d of 2^31 elements and more\n", SMALL, LARGE);
+    campaign c = { .cj = cj, .arch = "sm_90a", .seed = test_seed(), .tuples = argc > 1 ? atoi(argv[1]) : 750, .sizes = 4,
+                   .macs = 30e6, .exact = true, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN) };
+    if (argc > 2) {
+        c.schedules = (const char *const *)argv + 2, c.n_schedules = argc - 2;
+        c.sizes = 2, c.macs = 1e6, c.threads = 1;
+        campaign_run(&c);
+    } else {
+        run_all(&c);
     }
     convjit_close(cj);
     return check_done("gpu-differential");

@@ -18,27 +18,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 from checks import Checks, use_checkout
-from kernelbench import NUMBERS, TOLERANCE, TRIALS, drawn, execute, median_us, seeded
+from kernelbench import NUMBERS, TRIALS, allow_tf32, close, distance, drawn, execute, median_us, seeded
 
 use_checkout()
 
 
-def distance(y, strict):
-    return ((y - strict).norm() / strict.norm()).item()
-
-
 def compare(checks, name, model, ours, get_inputs):
-    import torch
-
     for trial in range(TRIALS):
         inputs = drawn(get_inputs, trial)
-        torch.backends.cudnn.allow_tf32 = False
-        strict, found = model(*inputs), ours(*inputs)
-        checks.that(
-            torch.allclose(found, strict, atol=TOLERANCE, rtol=TOLERANCE), f"{name}: trial {trial}, strict FP32"
-        )
-        del found
-        torch.backends.cudnn.allow_tf32 = True
+        allow_tf32(False)
+        strict = model(*inputs)
+        checks.that(close(ours(*inputs), strict), f"{name}: trial {trial}, strict FP32")
+        allow_tf32(True)
         theirs_off, ours_off = (distance(each(*inputs), strict) for each in (model, ours))
         what = f"{name}: trial {trial}, TF32: off by {ours_off:.2g}, PyTorch {theirs_off:.2g}"
         checks.that(ours_off <= 2 * theirs_off + 2**-11, what)
@@ -46,7 +37,6 @@ def compare(checks, name, model, ours, get_inputs):
 
 def run(checks, path, rounds):
     import convjit
-    import torch
 
     names = execute(path.read_text())
     model = seeded(lambda: names["Model"](*names["get_init_inputs"]())).cuda()
@@ -54,8 +44,8 @@ def run(checks, path, rounds):
     convjit.replace(ours)
     compare(checks, path.stem, model, ours, names["get_inputs"])
     inputs, times = drawn(names["get_inputs"], 0), []
-    for allow_tf32 in (False, True):
-        torch.backends.cudnn.allow_tf32 = allow_tf32
+    for allowed in (False, True):
+        allow_tf32(allowed)
         times += [median_us(each, inputs, rounds) for each in (model, ours)]
     print(
         "{:44} FP32: PyTorch {:.1f} us, convjit {:.1f} us; TF32: PyTorch {:.1f} us, convjit {:.1f} us".format(

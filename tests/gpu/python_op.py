@@ -383,6 +383,8 @@ def check_refusals(checks, device):
     )
     expected = F.conv2d(F.pad(x.double(), (0, 1, 1, 0)), w.double()).clamp(-1, 1) + x[..., :5, :5]
     checks.that(torch.equal(y, expected), "fallback=True")
+    check_forward_mode(checks, x, w)
+    checks.raises(TypeError, "but w is of type list", "weights of Python", lambda: convjit.conv2d(x, [[1.0]]))
     checks.raises(RuntimeError, "should be the same", "two types", lambda: convjit.conv2d(x, w.half()))
     checks.raises(RuntimeError, "Expected residual", "a small residual", lambda: convjit.conv2d(x, w, residual=x))
     checks.raises(ValueError, "one number or two", "three strides", lambda: convjit.conv2d(x, w, stride=(1, 1, 1)))
@@ -396,6 +398,31 @@ def check_refusals(checks, device):
             torch.equal(convjit.conv2d(x.cpu(), w.cpu(), fallback=True), F.conv2d(x.cpu(), w.cpu())),
             "fallback on the CPU",
         )
+
+
+def check_forward_mode(checks, x, w):
+    """A derivative that convjit does not have: refused, or PyTorch's if asked."""
+    import convjit
+    import torch
+    import torch.nn.functional as F
+
+    def derivative(**options):
+        return torch.func.jvp(lambda w: convjit.conv2d(x, w, **options), (w,), (w + 1,))[1]
+
+    checks.raises(NotImplementedError, "forward-mode", "forward-mode differentiation", derivative)
+    checks.that(torch.equal(derivative(fallback=True), F.conv2d(x, w + 1)), "forward-mode differentiation, fallback")
+
+
+def check_tracing(checks, device):
+    """torch.fx sees a call in a module as one node."""
+    import convjit
+    import torch
+
+    module = convjit.Conv2d(4, 6, 3, padding="same", padding_mode="circular", activation="relu", device=device)
+    traced, x = torch.fx.symbolic_trace(torch.nn.Sequential(module)), torch.randn(2, 4, 9, 8, device=device)
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    checks.that(convjit.torch_op.conv2d in calls, f"traced: {calls}")
+    checks.that(torch.equal(traced(x), module(x)), "what was traced")
 
 
 def check_autocast(checks, device):
@@ -461,6 +488,10 @@ def check_replace(checks, device):
     class Odd(nn.Conv2d):
         pass
 
+    class Reversed(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x.flip(-1))
+
     shared = nn.Conv2d(4, 4, 3, padding=1)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3),
@@ -486,6 +517,19 @@ def check_replace(checks, device):
     checks.that("4 convolutions replaced, 2 of them" in str(report), f"the report as text: {report}")
     checks.equal(calls, [1], "hooks are still there")
     checks.that(model[2] is model[4] and type(model[3]) is nn.SiLU, "what is used twice is not folded")
+    others = nn.ModuleList(
+        [
+            Reversed(4, 4, 1),
+            nn.LazyConv2d(4, 1),
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+            Odd(4, 4, 1),
+        ]
+    )
+    for skipped, why in zip(
+        convjit.replace(others).skipped, ("a forward of its own", "not known", "parametrized", "may do more")
+    ):
+        checks.that(why in skipped.why, f"{skipped} lacks '{why}'")
+    checks.that(type(others[1]) is nn.LazyConv2d, "a lazy convolution stays one")
     alone = nn.Conv2d(3, 4, 3)
     checks.that(convjit.replace(alone).replaced and type(alone) is convjit.Conv2d, "a model that is a convolution")
 
@@ -510,6 +554,12 @@ def check_problems(checks, device):
         "n2c8h10w15k8r1s3_pad0x1_g4",
     ]
     checks.equal(found, expected, "problems in FP32")
+    for precision in ("tf32", "ieee"):
+        before = torch.backends.cudnn.conv.fp32_precision
+        torch.backends.cudnn.conv.fp32_precision = precision
+        found = convjit.problems(model, x)
+        torch.backends.cudnn.conv.fp32_precision = before
+        checks.equal(["tf32" in each for each in found], [precision == "tf32"] * 2, f"problems, {precision}: {found}")
     model = model.to(torch.bfloat16, memory_format=torch.channels_last)
     found = convjit.problems(model, x.bfloat16().contiguous(memory_format=torch.channels_last))
     suffixed = [
@@ -652,6 +702,7 @@ EVERYWHERE = [
     check_module,
     check_replace,
     check_problems,
+    check_tracing,
     check_threads,
     check_samples,
     check_compile,

@@ -77,7 +77,17 @@ check("a schedule that cannot win has one line", (function()
 end)())
 check("more candidates than are listed have one line", (function()
     local all = predicted { groups = 16, n = 64 }
-    return #all == 21 and all[21].schedule == "direct" and all[21].predicted_us >= all[20].predicted_us
+    local listed, named = 0, {}
+    for _, each in ipairs(all) do
+        if string.find(each.schedule, ":", 1, true) then
+            listed = listed + 1
+        elseif named[each.schedule] then
+            return false
+        else
+            named[each.schedule] = true
+        end
+    end
+    return listed == 20 and named.direct and all[#all].schedule == "direct" and all[#all].predicted_us >= all[#all - 1].predicted_us
 end)())
 
 -- ---- Every field matters ----
@@ -139,6 +149,8 @@ local function why_not(changes, arch)
 end
 check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
 check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
+check("a schedule that has no tiles for some sizes says so",
+      string.find(why_not({ n = 1, c = 192, h = 7, w = 7, k = 48, r = 7, s = 7, math = "f16" }, "sm_90a"), "tiles", 1, true) ~= nil)
 for specification, part in strict.sorted {
     ["wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0"] = "accumulators of a thread; at most 80",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=4,box=0"] = "2 rounds through the channels for 4 blocks",
@@ -258,7 +270,7 @@ check("few_channels is for 16 channels", string.find(why_not_few({ c = 17 }, "sm
 check("few_channels is for one group", string.find(why_not_few({ c = 4, groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
 check("short exact sums are left to FMAs", string.find(why_not_few({ c = 3, r = 3, s = 3 }, "sm_90a"), "a sum of 27", 1, true) ~= nil)
 check("a patch must fit", (function()
-    local message = refusal("invalid", init.generate, with { c = 16, math = "tf32" }, hopper, "few_channels:tk=128,tp=64,tq=512,mi=1,wg=2")
+    local message = refusal("invalid", init.generate, with { c = 16, math = "tf32" }, hopper, "few_channels:tk=128,tp=64,tq=512,mi=1,wg=2,lg=1,nq=0")
     return message ~= nil and string.find(message, "do not fit", 1, true) ~= nil
 end)())
 
@@ -314,7 +326,7 @@ check("gemm is for one group", string.find(gemm_refusal { groups = 2 }, "group",
 check("gemm pads nothing", string.find(gemm_refusal { pad_left = 1 }, "padded", 1, true) ~= nil)
 check("gemm's channels are copied by 16 bytes", string.find(gemm_refusal { c = 250 }, "rows of channels", 1, true) ~= nil)
 check("and its filters", string.find(gemm_refusal { k = 250, layout = "nhwc", math = "f16" }, "rows of filters", 1, true) ~= nil)
-check("gemm strides no columns of nchw", string.find(gemm_refusal { stride_w = 2 }, "a stride apart", 1, true) ~= nil)
+
 check("gemm leaves short exact sums to FMAs", string.find(gemm_refusal { c = 16 }, "16 products", 1, true) ~= nil)
 check("images of one pixel are rows of channels in nchw, too",
       string.find(init.generate(with(strict.with(pixelwise, { h = 1, w = 1, c = 512 })), hopper, "gemm").schedule, "one=1", 1, true) ~= nil)
@@ -327,12 +339,15 @@ for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
     for _, layout in ipairs { "nchw", "nhwc" } do
         for _, arch in ipairs { "sm_80", "sm_90a", "sm_120" } do
             local changes = strict.with(thin, { math = mode, layout = layout })
-            local kernel = init.generate(with(changes), { arch = arch, sms = 0 }, arch ~= "sm_90a" and "depthwise" or nil)
-            check("depthwise serves one channel a group: " .. arch .. " " .. mode .. " " .. layout,
-                  string.find(kernel.schedule, "^depthwise:") ~= nil and #kernel.launches == 1)
+            local picked = init.generate(with(changes), { arch = arch, sms = 0 })
+            check("one channel a group goes to a depthwise schedule: " .. arch .. " " .. mode .. " " .. layout,
+                  string.find(picked.schedule, "^depthwise") ~= nil and #picked.launches == 1)
+            local kernel = init.generate(with(changes), { arch = arch, sms = 0 }, "depthwise")
             check("tensor copies are for sm_90 and later", arch ~= "sm_80" or string.find(kernel.schedule, ",copy=0,", 1, true) ~= nil)
-            local other = init.generate(with(strict.with(changes, { n = 3, h = 28, w = 112 })), { arch = arch, sms = 0 }, kernel.schedule)
-            check("N, H and W do not reach its source", other.source == kernel.source)
+            for _, each in ipairs { kernel, init.generate(with(changes), { arch = arch, sms = 0 }, "depthwise_direct") } do
+                local other = init.generate(with(strict.with(changes, { n = 3, h = 28, w = 112 })), { arch = arch, sms = 0 }, each.schedule)
+                check("N, H and W do not reach its source", other.source == each.source)
+            end
         end
     end
 end
@@ -348,10 +363,27 @@ for specification, part in strict.sorted {
     ["mm=0,copy=1,tc=1,ni=1,tp=8,tq=64,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "vec=16",
     ["mm=0,copy=0,tc=1,ni=1,tp=6,tq=64,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "no multiple of rt",
     ["mm=0,copy=2,tc=5,ni=1,tp=56,tq=56,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "no planes of 5 channels",
+    ["mm=0,copy=4,tc=1,ni=1,tp=8,tq=56,rt=4,ct=4,warps=4,vec=8,stages=2,wide=0"] = "rows need vec=16",
 } do
     local message = refusal("invalid", init.generate, with(thin), hopper, "depthwise:" .. specification)
     check("depthwise refuses: " .. part, message ~= nil and string.find(message, part, 1, true) ~= nil)
 end
+for specification, part in strict.sorted {
+    ["tp=4,tq=4,lc=8,lq=14,lp=8,vec=16,wide=0"] = "at most 512",
+    ["tp=4,tq=2,lc=1,lq=14,lp=8,vec=16,wide=0"] = "no multiple of loads of 4",
+    ["tp=16,tq=16,lc=1,lq=4,lp=2,vec=16,wide=0"] = "2304 unrolled FMAs",
+    ["tp=4,tq=4,lc=1,lq=14,lp=8,vec=12,wide=0"] = "a power of two",
+} do
+    local message = refusal("invalid", init.generate, with(thin), hopper, "depthwise_direct:" .. specification)
+    check("depthwise_direct refuses: " .. part, message ~= nil and string.find(message, part, 1, true) ~= nil)
+end
+check("depthwise_direct keeps a filter's taps in registers",
+      string.find(refusal("unsupported", init.generate, with(strict.with(thin, { r = 11, s = 11, pad_top = 5, pad_bottom = 5 })), hopper,
+                          "depthwise_direct") or "", "121 taps", 1, true) ~= nil)
+check("vectors along channels are no more than there are", (function()
+    local odd = strict.with(thin, { c = 21, k = 21, groups = 21, layout = "nhwc", math = "f16" })
+    return string.find(init.generate(with(odd), hopper, "depthwise_direct").schedule, "vec=2,", 1, true) ~= nil
+end)())
 
 -- ---- Parts ----
 

@@ -271,6 +271,41 @@ static void test_load_refusals(void)
     d->close(d);
 }
 
+/* The parts of a binary are modules of their own, and an entry point is in one of them. */
+static void test_parts(void)
+{
+    static char second[] = FAKE_CUBIN_MAGIC "sm_90a\nextern \"C\" __global__ void late(float *y)\n{\n}\n";
+    char arch[16];
+    uintptr_t binding;
+    cj_module *m = NULL;
+    cj_function *f = NULL;
+    cj_blob parts[] = {make_cubin("sm_90a"), {(unsigned char *)second, sizeof second}}, binary;
+    cj_device *d = open_device();
+    CHECK_OK(bind(d, arch, &binding));
+    int before = live();
+    CHECK_OK(cj_parts_join(parts, 2, &binary));
+    CHECK_OK(d->load(d, binding, &binary, &m));
+    CHECK_INT(live() - before, 2);
+    CHECK_OK(d->function(d, m, "late", 0, &f));
+    CHECK_OK(d->function(d, m, "conv", 0, &f));
+    CHECK_FAILS(d->function(d, m, "absent", 0, &f), CONVJIT_DRIVER, "entry point absent: cuModuleGetFunction: named symbol not found");
+    d->unload(d, m);
+    CHECK_INT(live() - before, 0);
+    cj_blob_free(&binary);
+
+    m = NULL;
+    second[0] = '?'; /* what was loaded before it goes */
+    CHECK_OK(cj_parts_join(parts, 2, &binary));
+    CHECK_FAILS(d->load(d, binding, &binary, &m), CONVJIT_DRIVER, "CUDA_ERROR_INVALID_IMAGE");
+    CHECK(m == NULL);
+    CHECK_INT(live() - before, 0);
+    binary.size -= sizeof second + 1;
+    CHECK_FAILS(d->load(d, binding, &binary, &m), CONVJIT_CORRUPT, "ends behind its last byte");
+    CHECK_INT(live() - before, 0);
+    cj_blob_free(&binary);
+    d->close(d);
+}
+
 /* The permission is asked for above 48 KiB only, and never taken back. */
 static void test_dynamic_smem(void)
 {
@@ -668,6 +703,7 @@ int main(void)
     test_context_reborn();
     test_two_gpus();
     test_load_refusals();
+    test_parts();
     test_dynamic_smem();
     test_launch();
     test_attributes();

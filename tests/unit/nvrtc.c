@@ -135,10 +135,39 @@ static void test_compile(void)
     CHECK_OK(cj_nvrtc_compile_log(c, &k, &binary, &log));
     CHECK_STR((char *)binary.data, "fakecubin sm_86\n__global__ void f() {}");
     CHECK_INT(binary.size, strlen("fakecubin sm_86\n__global__ void f() {}") + 1);
-    CHECK_STR(log, "ptxas info    : fake log of convjit_test.cu for sm_86\n");
+    CHECK_STR(log, "ptxas info    : fake log of convjit_test.cu for sm_86; defined: nothing\n");
     CHECK_INT(compiles() - before, 1);
     free(log);
     cj_blob_free(&binary);
+    c->close(c);
+}
+
+/* Each part is compiled, told which one it is, and has a cubin of its own; the log is of all, in order. */
+static void test_parts(void)
+{
+    fake_nvrtc_compiles_fn *compiles = (fake_nvrtc_compiles_fn *)fake_symbol("libnvrtc.so", "fake_nvrtc_compiles");
+    cj_compiler *c = open_compiler(fake_path("libnvrtc.so"));
+    char source[] = "__global__ void f() {}", failing[] = "FAKE_NVRTC_FAIL", arch[] = "sm_86", option[64];
+    cj_kernel k = make_kernel(source, arch, option, NULL);
+    cj_blob binary = {0}, parts[CJ_MAX_PARTS];
+    char *log = NULL;
+    int before = compiles(), n = 0;
+    k.parts = 3;
+    CHECK_OK(cj_nvrtc_compile_log(c, &k, &binary, &log));
+    CHECK_STR(log, "ptxas info    : fake log of convjit_test.cu for sm_86; defined: CONVJIT_PART=0\n"
+                   "ptxas info    : fake log of convjit_test.cu for sm_86; defined: CONVJIT_PART=1\n"
+                   "ptxas info    : fake log of convjit_test.cu for sm_86; defined: CONVJIT_PART=2\n");
+    CHECK_INT(compiles() - before, 3);
+    CHECK_OK(cj_parts_split(&binary, parts, &n));
+    CHECK_INT(n, 3);
+    for (int i = 0; i < n; i++)
+        CHECK_STR((char *)parts[i].data, "fakecubin sm_86\n__global__ void f() {}");
+    cj_blob_free(&binary);
+    free(log);
+
+    k.source = failing; /* a thread's failure is this one's */
+    CHECK_FAILS(c->compile(c, &k, &binary), CONVJIT_COMPILE, "convjit_test.cu(1): error: the fake compiler was told to fail");
+    CHECK(binary.data == NULL);
     c->close(c);
 }
 
@@ -410,6 +439,33 @@ static void test_real_log(cj_compiler *c)
     free(log);
 }
 
+/* Each part has its entry point, and no other's. */
+static void test_real_parts(cj_compiler *c)
+{
+    static const char *const entries[] = {".text.first", ".text.second"};
+    char arch[] = "sm_90a", option[64], source[] =
+        "__device__ float twice(float v) { return 2 * v; }\n"
+        "#if !defined(CONVJIT_PART) || CONVJIT_PART == 0\n"
+        "extern \"C\" __global__ void first(float *y) { *y = twice(*y); }\n"
+        "#endif\n"
+        "#if !defined(CONVJIT_PART) || CONVJIT_PART == 1\n"
+        "extern \"C\" __global__ void second(float *y) { *y = twice(twice(*y)); }\n"
+        "#endif\n";
+    cj_kernel k = make_kernel(source, arch, option, NULL);
+    cj_blob binary = {0}, parts[CJ_MAX_PARTS];
+    int n = 0;
+    k.parts = 2;
+    CHECK_OK(c->compile(c, &k, &binary));
+    CHECK_OK(cj_parts_split(&binary, parts, &n));
+    CHECK_INT(n, 2);
+    for (int part = 0; part < n; part++)
+        for (int entry = 0; entry < 2; entry++) {
+            const char *name = entries[entry];
+            CHECK_INT(memmem(parts[part].data, parts[part].size, name, strlen(name)) != NULL, part == entry);
+        }
+    cj_blob_free(&binary);
+}
+
 /* Newer architectures than a library knows are left out: `since` is 100 * major + minor of the first that knows it. */
 static void test_real(void)
 {
@@ -428,6 +484,7 @@ static void test_real(void)
                 check_real_cubin(c, archs[i].arch);
         test_real_refusals(c);
         test_real_log(c);
+        test_real_parts(c);
     } else {
         fprintf(stderr, "nvrtc: no NVRTC on this machine; it was tested with the fake one alone\n");
     }
@@ -446,6 +503,7 @@ int main(void)
     test_not_nvrtc();
     test_environment();
     test_compile();
+    test_parts();
     test_refusals();
     test_info();
     test_threads();

@@ -1,4 +1,5 @@
-/* resources.c: every schedule compiles for every architecture, and ptxas reports no spill and no local memory.
+/* resources.c: every schedule compiles for every architecture, with all its entry points (a text in parts could lose one), and
+ * ptxas reports no spill and no local memory.
  * The tuples are the golden ones and fresh random ones: $CONVJIT_TEST_TUPLES of them (default 8), each with its best schedule
  * and another candidate. Skipped where there is no NVRTC. */
 #include "differential.h"
@@ -42,6 +43,17 @@ static bool clean(const char *log)
     return reported;
 }
 
+/* True if each launch finds its kernel in the binary. */
+static bool complete(const cj_kernel *kernel, const cj_blob *cubin)
+{
+    for (int i = 0; i < kernel->n_launches; i++) {
+        char section[512];
+        int n = snprintf(section, sizeof section, ".text.%s", kernel->launches[i].entry);
+        if (!memmem(cubin->data, cubin->size, section, (size_t)n + 1)) return false;
+    }
+    return true;
+}
+
 static void compile(const job *j)
 {
     cj_kernel *kernel = NULL;
@@ -58,6 +70,7 @@ static void compile(const job *j)
     convjit_problem_format(&j->problem, text, sizeof text);
     CHECK_THAT(!s && log && clean(log), "%s for %s with %s: %s\n%s", text, j->arch, kernel ? kernel->schedule : "-",
                s ? convjit_errmsg() : "spills", log ? log : "");
+    CHECK_THAT(s || complete(kernel, &cubin), "%s for %s with %s: an entry point is missing", text, j->arch, kernel->schedule);
     free(log);
     cj_blob_free(&cubin);
     cj_kernel_free(kernel);

@@ -2,10 +2,13 @@
 
 import collections
 
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from convjit.problem import split_activation
 from convjit.torch_op import conv2d, forget_weights
+
+fx.wrap("conv2d")  # torch.fx.symbolic_trace takes a call as it is, as it does F.conv2d
 
 
 class Conv2d(nn.Conv2d):
@@ -119,11 +122,23 @@ def _fold_activations(model):
     return folded
 
 
+def _why_not(module):
+    """Why a convolution of another class than nn.Conv2d's own is left alone."""
+    name = type(module).__name__
+    if isinstance(module, nn.LazyConv2d):
+        return "its sizes are not known before its first call"
+    if is_parametrized(module):
+        return "it is parametrized; replace it before that"
+    if (type(module).forward, type(module)._conv_forward) != (nn.Conv2d.forward, nn.Conv2d._conv_forward):
+        return f"{name} is a subclass of nn.Conv2d with a forward of its own"
+    return f"{name} is a subclass of nn.Conv2d, which may do more than that"
+
+
 def replace(model, *, fold_activations=False, fallback=False):
     """Turns every nn.Conv2d of a model into a convjit.Conv2d, in place, and returns a report of what was done.
 
-    The modules stay the objects they are, with their parameters, hooks and names. Subclasses of nn.Conv2d are left alone,
-    because their forward is their own. fold_activations: an activation that directly follows a convolution in an
+    The modules stay the objects they are, with their parameters, hooks and names. Subclasses of nn.Conv2d are left alone:
+    the report says why. fold_activations: an activation that directly follows a convolution in an
     nn.Sequential is computed by it. fallback: as in convjit.conv2d.
     """
     activations = _fold_activations(model) if fold_activations else {}
@@ -134,7 +149,5 @@ def replace(model, *, fold_activations=False, fallback=False):
             module.activation, module.fallback = activations.get(name), fallback
             replaced.append(Replaced(name, module, module.activation))
         elif isinstance(module, nn.Conv2d) and not isinstance(module, Conv2d):
-            skipped.append(
-                Skipped(name, f"{type(module).__name__} is a subclass of nn.Conv2d, with a forward of its own")
-            )
+            skipped.append(Skipped(name, _why_not(module)))
     return Report(replaced, skipped)

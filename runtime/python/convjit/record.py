@@ -12,6 +12,11 @@ from convjit.problem import problem_string
 _MODES = {torch.float16: "f16", torch.bfloat16: "bf16"}
 
 
+def _float32_mode():
+    """As the operator decides it: the flag of convolutions, whichever of PyTorch's ways has set it."""
+    return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "f32"
+
+
 def _string_of(x, w, bias, stride, padding, dilation, groups, activation=None, alpha=0, beta=0, residual=None):
     """The problem string of a call of the operator."""
     numbers = {"leaky_relu": (alpha,), "clamp": (alpha, beta)}.get(activation, ())
@@ -24,7 +29,7 @@ def _string_of(x, w, bias, stride, padding, dilation, groups, activation=None, a
         padding,
         dilation,
         groups,
-        math=_MODES.get(x.dtype) or ("tf32" if torch.backends.cudnn.allow_tf32 else "f32"),
+        math=_MODES.get(x.dtype) or _float32_mode(),
         layout="nhwc" if last else "nchw",
         weights_layout="krsc" if krsc else "kcrs",
         bias=bias is not None,

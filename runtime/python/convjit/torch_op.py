@@ -88,6 +88,8 @@ def conv2d(
     x, w, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, residual=None, fallback=False
 ):
     """convjit.conv2d for tensors of PyTorch."""
+    if not isinstance(w, torch.Tensor):
+        raise TypeError(f"x is a tensor of PyTorch, but w is of type {type(w).__name__}")
     if x.dim() == 3 and w.dim() == 4:
         one = conv2d(
             x.unsqueeze(0),
@@ -109,9 +111,14 @@ def conv2d(
     stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
     sides = four_sides(padding, w.shape[-2:], stride, dilation) if w.dim() > 1 else (0, 0, 0, 0)
     activation = split_activation(activation)
-    if fallback and not is_supported(x):
-        return _fall_back(x, w, bias, stride, sides, dilation, groups, activation, residual)
-    return operator(x, w, bias, stride, sides, dilation, groups, *activation, residual)
+    if not fallback:
+        return operator(x, w, bias, stride, sides, dilation, groups, *activation, residual)
+    if is_supported(x):
+        try:
+            return operator(x, w, bias, stride, sides, dilation, groups, *activation, residual)
+        except NotImplementedError:  # such as a GPU that is too old, or forward-mode differentiation
+            pass
+    return _fall_back(x, w, bias, stride, sides, dilation, groups, activation, residual)
 
 
 def forget_weights():
