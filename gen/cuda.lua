@@ -74,9 +74,9 @@ end
 -- A function that takes the small part of a weight, and with it makes up for what tensor cores leave out.
 function cuda.weight_rest()
     return [[
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

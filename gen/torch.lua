@@ -40,8 +40,9 @@ local map_types <const> = { f16 = 6, f32 = 7, bf16 = 9, tf32 = 11 }   -- CUtenso
 local function map_argument(name, arg)
     local steps = {}
     for i in ipairs(arg.dims) do steps[i] = arg.element_strides and arg.element_strides[i] or 1 end
-    return string.format("alignas(64) unsigned char %s[128];\n        encode(%s, %d, %d, (const char *)%s + (%s), %s, %s, %s, %s);", name,
-                         name, map_types[arg.element], arg.swizzle or 0, arg.tensor, cpp(arg.offset or "0"), cpp_list(arg.dims),
+    return string.format("alignas(64) unsigned char %s[128];\n" ..
+                         "        encode(%s, %d, %d, (const char *)%s + (%s), %s, %s, %s, %s);", name, name,
+                         map_types[arg.element], arg.swizzle or 0, arg.tensor, cpp(arg.offset or "0"), cpp_list(arg.dims),
                          cpp_list(arg.strides), cpp_list(arg.box), cpp_list(steps))
 end
 

@@ -360,7 +360,8 @@ function depthwise.candidates(p, t)
             local items = mm == BAND and tc * p.kg * ceildiv(tp, 16) * (tq // ct) or
                           mm == DIAGONAL and tp // unit_p * (tq // ct) or
                           ceildiv(tc * p.kg * (tp // rt) * (tq // ct), 32)
-            local warps = mm == DIAGONAL and tc // 8 * balanced(items, max(1, 64 // tc)) or balanced(items, copy == RUNS and 4 or 8)
+            local warps = mm == DIAGONAL and tc // 8 * balanced(items, max(1, 64 // tc)) or
+                          balanced(items, copy == RUNS and 4 or 8)
             for _, stages in ipairs(depths) do
                 list[#list + 1] = { mm = mm, copy = copy, tc = tc, ni = 1, tp = tp, tq = tq, rt = rt, ct = ct, warps = warps,
                                     vec = vec, stages = stages, wide = p.wide and 1 or 0 }
@@ -444,7 +445,8 @@ local function bytes_moved(p, s, d, nhwc, tiles)
     local moved = p.n * p.c * p.h * p.w * p.bytes + output
     if nhwc then
         local waste = max(1, SECTOR / (s.tc * p.bytes))
-        return moved * (s.tc * p.bytes < BURST and s.tc < p.c and 1.5 or 1), (tiles * s.ni * d.rows * d.needed * s.tc * p.bytes + output) * waste
+        return moved * (s.tc * p.bytes < BURST and s.tc < p.c and 1.5 or 1),
+               (tiles * s.ni * d.rows * d.needed * s.tc * p.bytes + output) * waste
     end
     local row = roundup(d.needed * p.bytes, SECTOR) + (s.copy >= PLANES and 0 or SECTOR)
     return moved, tiles * s.ni * s.tc * d.rows * row + output
@@ -459,9 +461,12 @@ local COMPARABLE <const> = 0.8        -- as optimistic as cost.lua is, for group
 -- bandwidths, where nothing else takes time
 local IN_ORDER <const> = 0.85         -- of the time of floats, where blocks move through memory in its order
 local MODEL <const> = {
-    [FMA] = { start = 2320, latency = 640, barriers = 580, issue = 0.225, alone = 2.96, wave = 0.405, loss = 0.68, memory = 0.84, l2 = 1.71 },
-    [BAND] = { start = 1990, latency = 950, barriers = 720, issue = 0.236, alone = 4.18, wave = 0.6, loss = 0.91, memory = 1.1, l2 = 1.47 },
-    [DIAGONAL] = { start = 2610, latency = 1110, barriers = 450, issue = 0.336, alone = 3.22, wave = 1.02, loss = 0.68, memory = 0.95, l2 = 1.46 },
+    [FMA] = { start = 2320, latency = 640, barriers = 580, issue = 0.225, alone = 2.96, wave = 0.405,
+              loss = 0.68, memory = 0.84, l2 = 1.71 },
+    [BAND] = { start = 1990, latency = 950, barriers = 720, issue = 0.236, alone = 4.18, wave = 0.6,
+               loss = 0.91, memory = 1.1, l2 = 1.47 },
+    [DIAGONAL] = { start = 2610, latency = 1110, barriers = 450, issue = 0.336, alone = 3.22, wave = 1.02,
+                   loss = 0.68, memory = 0.95, l2 = 1.46 },
 }
 
 -- How many times as long the L2 cache takes for rows, or for runs of channels, that are not long and aligned.

@@ -299,8 +299,8 @@ function direct.time(p, t, s)
     local us = launch_time(t, counts)
     if s.split > 1 then
         us = us + launch_time(t, { blocks = ceildiv(out, 256), threads = 256, registers = 32, smem = 0, stages = 1,
-                                   issue = 40 + 4 * s.split, once = 0, wavefronts = 0, store_steps = 0, round_trips = ceildiv(s.split, 4),
-                                   bytes = 0, l2_bytes = out * (8 * s.split + p.bytes) })
+                                   issue = 40 + 4 * s.split, once = 0, wavefronts = 0, store_steps = 0,
+                                   round_trips = ceildiv(s.split, 4), bytes = 0, l2_bytes = out * (8 * s.split + p.bytes) })
     end
     return us
 end

@@ -24,7 +24,7 @@ local STEP <const> = 32              -- bytes of the reduction that one wgmma ta
 local SHORTEST_EXACT_SUM <const> = 32   -- as in wgmma.lua: three TF32 products stand for one FP32 product in longer sums only
 local MOST_SLOTS_AHEAD <const> = 4   -- slots beyond the windows of the rows that are multiplied
 local MOST_UNROLLED <const>, MOST_EXACT <const> = 12, 3   -- steps of a round
-local MOST_ROWS <const> = 64         -- of a tile
+local MOST_ROWS <const>, MOST_TORN <const> = 64, 16   -- of a tile; if its neighbours write parts of the same 32 bytes
 local MOST_SLOTS <const> = 32        -- of a ring
 local RESIDUAL_SUMS <const> = 16     -- for which there is no room if a residual is added
 local MOST_BATCHES <const> = 3       -- of x that are under way at a time
@@ -301,12 +301,16 @@ function few_channels.check(p, t, s)
     end
 end
 
+-- Whether neighbouring blocks write parts of the same 32 bytes of y.
+local function torn(p, columns) return p.layout == "nchw" and p.q > columns and p.q * p.bytes % 32 ~= 0 end
+
 -- Rows of a tile: what leaves the fewest rows, and slots that are filled for a tile's first row only, to the block with the most.
 local function best_rows(p, t, tk, tq)
     local window = slots_of(p)
     local blocks, columns = max(1, t.sms // ceildiv(p.k, tk)), p.n * ceildiv(p.q, tq)
     local best, least = 1, math.huge
-    for parts = ceildiv(p.p, MOST_ROWS), min(p.p, ceildiv(p.p, MOST_ROWS) + 64) do
+    local fewest = ceildiv(p.p, torn(p, tq) and MOST_TORN or MOST_ROWS)
+    for parts = fewest, min(p.p, fewest + 64) do
         local rows = ceildiv(p.p, parts)
         local clocks = ceildiv(columns * ceildiv(p.p, rows), blocks) * (rows + (window - 1) / 4 + 0.5)
         if clocks < least then best, least = rows, clocks end
@@ -315,17 +319,20 @@ local function best_rows(p, t, tk, tq)
 end
 
 -- Clocks of a multiprocessor, fitted to measurements on an H200.
-local SLOT_CLOCKS <const> = 520      -- of a slot
-local WORD_CLOCKS <const> = 46       -- of a word of it
-local LATENCY <const> = 730          -- until what is taken has come
-local PRODUCT_CLOCKS <const> = 0.96  -- for a clock of the tensor cores or of their operands
-local SUM_CLOCKS <const> = 3.8       -- of a sum that is moved to an FP32 register
-local UNIT_CLOCKS <const> = 390      -- of a unit, beside its products
-local STORE_CLOCKS <const> = 16      -- of 128 bytes that a warpgroup stages and stores
-local RUN_CLOCKS <const> = 16        -- of a run of columns
-local PIECE_CLOCKS <const> = 18      -- of a piece of less than 16 bytes that a thread stores
+local SLOT_CLOCKS <const> = 650      -- of a slot
+local WORD_CLOCKS <const> = 38       -- of a word of it
+local LATENCY <const> = 440          -- until what is taken has come
+local PRODUCT_CLOCKS <const> = 0.92  -- for a clock of the tensor cores or of their operands
+local SUM_CLOCKS <const> = 5.2       -- of a sum that is moved to an FP32 register
+local UNIT_CLOCKS <const> = 380      -- of a unit, beside its products
+local STORE_CLOCKS <const> = 14      -- of 128 bytes that a warpgroup stages and stores
+local RUN_CLOCKS <const> = 15        -- of a run of columns
+local PIECE_CLOCKS <const> = 14      -- of a piece of less than 16 bytes that a thread stores
 local SHARED_CLOCKS <const> = 1.2    -- for a clock of shared memory
-local FIRST_CLOCKS <const> = 3100    -- until the first product
+local TORN_BYTES <const> = 220       -- of memory's bandwidth that a run takes whose ends neighbours write, too, for each warpgroup at it
+local ONE_TAP <const> = 1.35         -- for filters of one pixel, whose products are too few to hide anything
+local HIDDEN <const> = 0.1           -- what is left of the shorter of two times that overlap
+local FIRST_CLOCKS <const> = 3800    -- until the first product
 
 -- What a unit takes: the tensor cores, the warpgroup that stores it, and shared memory.
 local function unit_clocks(p, s, d)
@@ -408,7 +415,7 @@ local function add_rows(p, t, list)
         for wg = 2, 3 do
             local widest = min(256, 2 * most_sums(p, wg) // 8 * 8)
             local nq = roundup(ceildiv(p.q, ceildiv(p.q, widest)), 8)
-            for _, tq in ipairs(nq < p.q and { nq, 2 * nq } or { nq }) do
+            for _, tq in ipairs(nq < p.q and not torn(p, nq) and { nq, 2 * nq } or { nq }) do
                 add(list, p, t, { tk = tk, tq = tq, mi = 1, wg = wg, nq = nq })
             end
         end
@@ -422,14 +429,19 @@ function few_channels.candidates(p, t)
     return list
 end
 
+-- Of two times that overlap as far as there are buffers.
+local function longer(a, b, ahead) return max(a, b) + HIDDEN * max(1, 3 / ahead) * min(a, b) end
+
 function few_channels.time(p, t, s)
     local d = shape(p, s, t)
     local tiles = p.n * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq)
     local units, fill, last = row_clocks(p, s, d)
     local rounds, rows = ceildiv(tiles, max(1, t.sms // d.tiles_k)), min(s.tp, p.p)
-    local clocks = rounds * max(rows * units, (rows + d.window - 1) * fill) + d.window * fill + last + FIRST_CLOCKS
+    local clocks = rounds * longer(rows * units, (rows + d.window - 1) * fill, d.slots - d.window) + d.window * fill + last + FIRST_CLOCKS
     local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
-    return 2.5 + 1e6 * max(clocks / t.clock, bytes / t.bandwidth)
+    if torn(p, d.columns) then bytes = bytes + TORN_BYTES * s.wg * p.n * p.k * p.p * ceildiv(p.q, d.columns) end
+    local one_tap = p.r * p.s == 1 and ONE_TAP or 1
+    return 2.5 + 1e6 * one_tap * longer(clocks / t.clock, bytes / t.bandwidth, MOST_SLOTS)
 end
 
 function few_channels.explain(p, s)

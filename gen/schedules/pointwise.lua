@@ -240,7 +240,7 @@ local START <const> = 2810          -- from the first instruction to the first p
 local CLUSTER <const> = 676         -- for each block of a cluster
 local MIX <const> = 0.44            -- the part of the shorter of products and copies that adds to the longer
 local DRAM_SHARE <const>, RUN_BYTES <const> = 0.95, 10   -- of the memory's bandwidth; what each run of y's bytes costs more
-local LAUNCH_US <const>, HALVES <const> = 4.9, 1.35   -- 16-bit products by wgmma take so much longer than all of this says
+local LAUNCH_US <const>, HALVES <const> = 4.9, 1.35   -- 16-bit products of several rounds by wgmma take so much longer than this says
 
 function pointwise.time(p, t, s)
     local d = shape(p, s, t)
@@ -275,7 +275,7 @@ function pointwise.time(p, t, s)
     local run = (d.nhwc and min(s.tk, p.kg) or d.transposed and 16 or s.tp) * p.bytes
     local memory = 1e6 * (read * p.c + pixels * p.k + p.cg * p.k) * p.bytes / (DRAM_SHARE * t.bandwidth) * (1 + RUN_BYTES / run)
     local busy = 1e6 * clocks / t.clock
-    if s.wg == 1 and p.bytes == 2 then busy = HALVES * busy end
+    if s.wg == 1 and p.bytes == 2 and d.chunks > 1 then busy = HALVES * busy end
     return LAUNCH_US + max(busy, memory) + 0.1 * min(busy, memory)
 end
 

@@ -106,17 +106,33 @@ static void release_named(cj_worker *w, cj_named *barrier)
     w->events++;
 }
 
+/* Who comes first must come behind those who used the barrier before, or else they might meet there. One warp alone meets nobody. */
+static void check_order(cj_worker *w, const cj_named *barrier, unsigned threads)
+{
+    char name[96];
+    if (threads == CJ_EMU_WARP || cj_knows(w, w->current, barrier->last.thread, barrier->last.epoch, barrier->last.clock))
+        return;
+    cj_worker_fault(w, "race: barrier %u was used by others, such as %s\2, and nothing orders this behind it",
+                    (unsigned)(barrier - w->blocks[w->current->rank].named), cj_thread_name(w, barrier->last.thread, name));
+    cj_fail_on_lines(w, w->current->line, barrier->last.line);
+}
+
 /* One more has arrived; true if that was the last. */
 static bool arrive_named(cj_worker *w, cj_named *barrier, unsigned threads)
 {
     cj_thread *t = w->current;
     w->mixed = true;
     if (barrier->arrived == 0) {
+        check_order(w, barrier, threads);
         barrier->threads = threads;
         barrier->first = (uint16_t)t->id;
         barrier->line = t->line;
         barrier->clocks.epoch = 0; /* what the last ones knew is not these ones' */
     }
+    barrier->last.epoch = w->epoch;
+    barrier->last.clock = t->clock;
+    barrier->last.line = t->line;
+    barrier->last.thread = (uint16_t)t->id;
     cj_release(w, t, &barrier->clocks);
     return ++barrier->arrived == threads;
 }

@@ -214,6 +214,7 @@ typedef struct cj_named {
     unsigned arrived, threads, line; /* threads: that it awaits; line: of the first of them */
     uint16_t first;
     cj_clocks clocks;
+    struct { uint32_t epoch, clock; unsigned line; uint16_t thread; } last; /* who completed the barrier the last time */
 } cj_named;
 
 /* A CUDA thread of the cluster that a worker runs. */
@@ -263,7 +264,8 @@ typedef struct cj_worker {
     /* the cluster */
     cj_thread *threads;  /* CJ_EMU_MAX_BLOCKS * CJ_EMU_MAX_THREADS */
     uint8_t *states;     /* cj_thread_state of each, dense because the scheduler scans it */
-    uint16_t *order;
+    uint16_t *order;     /* in which threads get their turn ... */
+    unsigned turn;       /* ... and whose it is when the current one waits */
     unsigned n_ids;      /* threads of the cluster, padding included */
     unsigned returned;
     cj_block *blocks;    /* CJ_EMU_MAX_BLOCKS */
@@ -365,6 +367,8 @@ cj_clocks cj_clocks_new(cj_worker *w);
 void cj_release(cj_worker *w, cj_thread *t, cj_clocks *to);
 /* The same for what the thread alone did, and up to that clock only. */
 void cj_release_until(cj_worker *w, const cj_thread *t, uint32_t clock, cj_clocks *to);
+/* Whether the thread knows what `who`, a thread, did up to that clock of that epoch. */
+bool cj_knows(const cj_worker *w, const cj_thread *t, unsigned who, uint32_t epoch, uint32_t clock);
 /* What is known to `from` is now known to the thread. */
 void cj_acquire(cj_worker *w, cj_thread *t, const cj_clocks *from);
 void cj_clocks_copy(const cj_worker *w, cj_clocks *to, const cj_clocks *from);

@@ -140,6 +140,13 @@ void cj_release_until(cj_worker *w, const cj_thread *t, uint32_t clock, cj_clock
     to->version = ++w->version;
 }
 
+bool cj_knows(const cj_worker *w, const cj_thread *t, unsigned who, uint32_t epoch, uint32_t clock)
+{
+    if (epoch != w->epoch || who == t->id) /* all threads were at a block's barrier since */
+        return true;
+    return t->clocks.epoch == w->epoch && knows(&t->clocks, who / GROUP) && t->clocks.seen[who] >= clock;
+}
+
 void cj_acquire(cj_worker *w, cj_thread *t, const cj_clocks *from)
 {
     cj_clocks *mine = &t->clocks;

@@ -403,6 +403,29 @@ static void bulk_stores(emu *e)
 
 /* ---- Named barriers ---- */
 
+/* Two groups of warps that use one barrier, each for itself, might meet there, even where one is through before the other comes. */
+static void shared_barrier(emu *e)
+{
+    fixture f = build(e, "extern \"C\" __global__ void k(const float *x, float *y, int n)\n"
+                         "{\n"
+                         "    int t = threadIdx.x;\n"
+                         "    if (n < 2 || t < 64) barrier_sync(n == 0 ? 1 + t / 64 : 1, 64);\n"
+                         "    __syncthreads();\n"
+                         "    if (n == 2 && t >= 64) barrier_sync(1, 64);\n"
+                         "}\n");
+    for (int mode = 0; mode < EMU_MODES; mode++)
+        for (int n = 0; n < 3; n++) {
+            void *args[] = {&f.x, &f.y, &n};
+            emu_set_mode(e, mode);
+            convjit_status status = emu_launch(&f.k, 2, 2 * THREADS, 8192, args);
+            if (n == 1)
+                CHECK_FAILS(status, CONVJIT_EMULATOR, "barrier_sync on line 4: race: barrier 1 was used by others, such as thread (");
+            else
+                CHECK_OK(status);
+        }
+    drop(&f);
+}
+
 static void named_barriers(emu *e)
 {
     passes(e, BEGIN
@@ -488,6 +511,7 @@ int main(void)
     forgotten(&e);
     bulk_stores(&e);
     named_barriers(&e);
+    shared_barrier(&e);
     election(&e);
     addresses(&e);
     trace();

@@ -507,59 +507,6 @@ static void setmaxnreg(emu *e)
     CHECK_FAILS(exchange(e, "__launch_bounds__(256)", "", ""), CONVJIT_INVALID, "and its __launch_bounds__ allow 256");
 }
 
-/* ---- Speed ---- */
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
-
-/* Milliseconds for a million multiply-adds of a loop that does `each` of them; the best of three. */
-static double speed_of(emu *e, const char *declare, const char *loop, int rounds, double each)
-{
-    char text[2048];
-    snprintf(text, sizeof text,
-             "extern \"C\" __global__ void __launch_bounds__(128) k(float *y, int n)\n"
-             "{\n"
-             "    unsigned *s = (unsigned *)shared_memory();\n"
-             "    for (int i = threadIdx.x; i < 8192; i += 128) s[i] = 0x3c003c00;\n"
-             "    fence_proxy_async();\n"
-             "    __syncthreads();\n"
-             "    unsigned long long a = wgmma_descriptor(s, 16, 1024, 128);\n"
-             "    %s\n"
-             "    for (int i = 0; i < n; i++) { %s }\n"
-             "    y[threadIdx.x] = d[0];\n"
-             "}\n", declare, loop);
-    emu_kernel k = emu_build(e, text, "on");
-    float *y = emu_alloc(e, 512);
-    double best[2] = {1e30, 1e30}; /* without and with the loop */
-    for (int i = 0; i < 6; i++) {
-        int n = i % 2 ? rounds : 0;
-        void *args[] = {&y, &n};
-        double start = now_ms();
-        CHECK_OK(emu_launch(&k, 1, THREADS, 32768, args));
-        double ms = now_ms() - start;
-        best[i % 2] = ms < best[i % 2] ? ms : best[i % 2];
-    }
-    e->device->free(e->device, y);
-    emu_drop(&k);
-    return (best[1] - best[0]) / (rounds * each) * 1e6;
-}
-
-static void speed(emu *e)
-{
-    static const char *const wide = "wgmma_fence(); wgmma_f16_n256_ss_x4(d, a, a, 2, 2, 1); wgmma_commit(); wgmma_wait<0>();";
-    static const char *const narrow = "wgmma_fence(); wgmma_f16_n16_ss(d, a, a, 1); wgmma_commit(); wgmma_wait<0>();";
-    static const char *const warps = "mma_m16n8k16_f16(d, f, g);";
-    double n256 = speed_of(e, "float d[128] = {};", wide, 16, 64. * 256 * 64);
-    double n16 = speed_of(e, "float d[8] = {};", narrow, 256, 64. * 16 * 16);
-    double mma = speed_of(e, "float d[4] = {}; unsigned f[4] = {}, g[2] = {};", warps, 512, 4 * 16. * 8 * 16);
-    printf("a million multiply-adds: wgmma n256 %.2f ms, n16 %.2f ms, mma m16n8k16 %.2f ms\n", n256, n16, mma);
-    CHECK_THAT(n256 < 20 && n16 < 20 && mma < 20, "a million multiply-adds take %.1f, %.1f, %.1f ms", n256, n16, mma);
-}
-
 int main(void)
 {
     emu e = emu_open();
@@ -571,7 +518,6 @@ int main(void)
     operands(&e);
     two_warpgroups(&e);
     setmaxnreg(&e);
-    speed(&e);
     emu_close(&e);
     return check_done("emu/wgmma");
 }

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       cd52eb0bdbf7d8630ff834d148eaa982fecff17421b7714724f5ef3495c0f021
+// key       ef24cc27b94f559765f676738fa80dbeecd0b446c331dec5275253e3ae9ec026
 // again     convjit dump n1c64h1w1k64r3s3_pad1_f16_nhwc_bias_silu_residual --arch sm_80 --schedule direct:tk=4,tq=7,lk=8,lq=4,tp=8,gt=1,ct=8,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -42,7 +42,8 @@ struct alignas(4 * sizeof(Element)) Four { Element at[4]; };   // neighbouring c
 
 constexpr int C = 64, K = 64, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 1, PAD_LEFT = 1, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 1, PAD_LEFT = 1;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 4, TQ = 7;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 8, LANES_Q = 4, TILE_P = 8;   // threads along channels, columns and rows

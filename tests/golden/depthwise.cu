@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_86
 // options   --gpu-architecture=sm_86 --std=c++17 --fmad=false
-// key       40250ef013aa32429fd6455c41fb89b60e29dddf690ca2c0fb9053178d1826ee
+// key       8010c22fa87b58b55c41ac69ea16b9f8a3932cc8e3586ce76ecb20b31fd2ca18
 // again     convjit dump n1c64h3w3k64r3s3_g64 --arch sm_86 --schedule direct:tk=1,tq=4,lk=1,lq=16,tp=16,gt=1,ct=1,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -25,7 +25,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 64, K = 64, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 64, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 1, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 1, LANES_Q = 16, TILE_P = 16;   // threads along channels, columns and rows

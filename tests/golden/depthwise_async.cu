@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       31b9c9494d9bc2d8aa154340de7c30237c24a2f5a85279a4330b3acd322844ef
+// key       4982cc2b24478acfe2f02223cf79671ab37bae1a017cbbfca1e0b032e72ed0e4
 // again     convjit dump n1c256h1w1k512r9s9_pad4_g256_tf32_nhwc --arch sm_80 --schedule depthwise:mm=0,copy=0,tc=8,ni=1,tp=8,tq=32,rt=1,ct=8,warps=8,vec=16,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -118,7 +118,8 @@ __device__ __forceinline__ void load_weights(float *weights, const Element *w, i
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c256k512r9s9_pad4_g256_tf32_nhwc(
     const Element *__restrict__ x, const Element *__restrict__ w,
-    Element *y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    Element *y,
+    int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     float *const weights = reinterpret_cast<float *>(patches + STAGES * PATCH_BYTES);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       02629bd1c3e82e59e860f451024f9c84586c3ad9de30cb8f1258896cdcba3000
+// key       9bacd72a2d82a7b5413e199ec9ba8916a14bc02549edcbe55050ee82b3cbf9bf
 // again     convjit dump n1c728h1w1k728r3s3_pad1_g728_f16_bias_relu --arch sm_80 --schedule depthwise_direct:tp=4,tq=2,lc=3,lq=10,lp=5,vec=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -38,12 +38,12 @@ constexpr int DIL_H = 1, DIL_W = 1;
 
 // A thread's tile: TILE_P rows x TILE_Q columns of outputs of a filter.
 constexpr int TILE_P = 4, TILE_Q = 2, CHANNELS = 1;
-constexpr int LANES_C = 3, LANES_Q = 10, LANES_P = 5;   // threads of a block along the planes, columns and rows
-constexpr int THREADS = LANES_C * LANES_Q * LANES_P;
-// The input of a tile: ROWS rows of which each is LOADS loads of ELEMENTS columns, the first SHIFT for alignment only.
+// Threads of a block along the planes, columns and rows.
+constexpr int LANES_C = 3, LANES_Q = 10, LANES_P = 5, THREADS = LANES_C * LANES_Q * LANES_P;
+// The input of a tile: ROWS rows of LOADS loads, each of ELEMENTS columns, the first SHIFT for alignment only.
 constexpr int ROWS = 6, LOADS = 4, ELEMENTS = 1, SHIFT = 0;
 union Load { Element element[ELEMENTS]; unsigned short all; };
-union Weights { Element element[9]; unsigned short all[9]; };   // of a thread's filter
+union Weights { Element element[9]; unsigned short all[9]; };   // of a thread
 union Store { Element element[2]; unsigned all; };
 
 __device__ __forceinline__ float activate(float v)
@@ -57,7 +57,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv2d_depthwise_direct_c7
     Element *y, int planes, int H, int W, int P, int Q, int tiles_p, int tiles_q)
 {
     int tile = blockIdx.x;
-    const int lane_q = threadIdx.x % LANES_Q, lane_p = threadIdx.x / LANES_Q % LANES_P, lane_c = threadIdx.x / (LANES_Q * LANES_P);
+    const int lane_q = threadIdx.x % LANES_Q, lane_p = threadIdx.x / LANES_Q % LANES_P;
+    const int lane_c = threadIdx.x / (LANES_Q * LANES_P);
     const int q0 = (tile % tiles_q * LANES_Q + lane_q) * TILE_Q;
     tile /= tiles_q;
     const int p0 = (tile % tiles_p * LANES_P + lane_p) * TILE_P;
@@ -71,8 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv2d_depthwise_direct_c7
     const Element *line = x0 + ((Offset)top * W + left);   // of the next row's window
     Weights taps;
 #pragma unroll
-    for (int i = 0; i < 9; i++)
-        taps.all[i] = reinterpret_cast<const unsigned short *>(w + (long long)filter * (R * S))[i];
+    for (int i = 0; i < 9; i++) taps.all[i] = reinterpret_cast<const unsigned short *>(w + (long long)filter * (R * S))[i];
     float acc[TILE_P][TILE_Q][CHANNELS] = {};
     // Down the input: each row serves all outputs that it belongs to.
 #pragma unroll

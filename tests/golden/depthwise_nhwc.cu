@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       d4584c5b529a78aaab8339052c440e346a83ae1d9b517b65f1e02fdfca35edd6
+// key       20e0c61e561bd92ad358f5a13faa155544b2398ddb2781d9bbe72bcdd9e4488c
 // again     convjit dump n1c72h1w1k72r5s5_stride2_pad2_g72_bf16_nhwc_residual --arch sm_90a --schedule depthwise:mm=2,copy=1,tc=16,ni=1,tp=8,tq=16,rt=4,ct=8,warps=2,vec=16,stages=1,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -179,7 +179,8 @@ constexpr int ROWS = 19, COLS = 35, PITCH = COLS * TILE_C, SHIFT = 0, IMAGE = RO
 constexpr int PATCH_BYTES = 21504;
 constexpr int COPIED_BYTES = 21280;   // of a patch
 
-// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x 8 channels, which stay the same.
+// A warp's outputs: WARP_P rows x WARP_Q columns x 2 strips, one below the other, x 8 channels, the same for
+// all tiles of a block.
 constexpr int WARP_P = 4, WARP_Q = 8, STRIPS = 16 / WARP_Q, GROUPS = TILE_C / 8;   // channels of a tile, in eights
 constexpr int PAIRS = 3;   // of taps of a filter row; the last may lack its second
 constexpr int OUT_BYTES = 4096, OUT_STAGES = 1;   // of a tile's outputs in shared memory; such tiles
@@ -246,7 +247,8 @@ __device__ __forceinline__ void read_matrices(unsigned (&matrix)[R][PAIRS][2], c
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c72k72r5s5_stride2_pad2_g72_bf16_nhwc_residual(
     const __grid_constant__ TensorMap x, const Element *__restrict__ w,
     const Element *residual,   // may be y itself
-    const __grid_constant__ TensorMap y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    const __grid_constant__ TensorMap y,
+    int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     unsigned *const weights = reinterpret_cast<unsigned *>(patches + STAGES * PATCH_BYTES);

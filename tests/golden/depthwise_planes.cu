@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       7b224e6297a36cede3889670ddf48595ecf9afd110319c7a4ca637c4cb9b6454
+// key       529835f87d678cdfe397428c77cbeeb7ba787bed90d5ea6fc0e17abc16f7cd66
 // again     convjit dump n1c192h1w1k192r7s7_pad3_g192_f16_bias_gelu --arch sm_90a --schedule depthwise:mm=1,copy=2,tc=2,ni=1,tp=28,tq=32,rt=16,ct=32,warps=4,vec=8,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -244,7 +244,8 @@ __device__ __forceinline__ void load_weights(unsigned *weights, const Element *w
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c192k192r7s7_pad3_g192_f16_bias_gelu(
     const Element *__restrict__ x, const Element *__restrict__ w,
     const Element *__restrict__ bias,
-    Element *y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    Element *y,
+    int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     unsigned *const weights = reinterpret_cast<unsigned *>(patches + STAGES * RAW_BYTES + PATCH_BYTES);

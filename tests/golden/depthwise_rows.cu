@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90
 // options   --gpu-architecture=sm_90 --std=c++17 --fmad=false
-// key       9c6cbaddfa8af58212e217cbf665cd17e2d5888a947d70ea997b401a8ac5296b
+// key       3ac9cfeba8013d54efaf46d59d6590f856e9a46b994b94a6be16cdc0ea637556
 // again     convjit dump n1c64h3w3k64r3s3_g64 --arch sm_90 --schedule depthwise:mm=0,copy=3,tc=1,ni=1,tp=32,tq=512,rt=8,ct=4,warps=8,vec=16,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -187,7 +187,8 @@ __device__ __forceinline__ void store_rows(const float (&acc)[THREAD_P][THREAD_Q
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c64k64r3s3_g64(
     const Element *__restrict__ x, const Element *__restrict__ w,
-    Element *y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    Element *y,
+    int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     float *const weights = reinterpret_cast<float *>(patches + STAGES * PATCH_BYTES);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       571be98ac3a92877a7e908106ff02b8343d4c9020988729eb03c4ec0bf66b083
+// key       579e4fdc68ea1423780fdcc2cec7501a000426ec94b28793995ee9fa93f66d58
 // again     convjit dump n1c128h3w7k128r3s7_g128_f16 --arch sm_90a --schedule depthwise:mm=1,copy=4,tc=1,ni=1,tp=16,tq=256,rt=16,ct=64,warps=4,vec=16,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -243,7 +243,8 @@ __device__ __forceinline__ void store_run(Element *y, const Element *run, long l
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv2d_depthwise_c128k128r3s7_g128_f16(
     const Element *__restrict__ x, const Element *__restrict__ w,
-    Element *y, int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
+    Element *y,
+    int N, int H, int W, int P, int Q, int tiles_n, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const patches = shared_memory();
     unsigned *const weights = reinterpret_cast<unsigned *>(patches + STAGES * PATCH_BYTES);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       8cf2c2beefed81d8339dd62e746e4ac39bdd3af8edea70ce82231227eb6da9a4
+// key       e409986d31d24c808de5f6310169a5f034c24a093b83d9628de0c2c24a8e8d03
 // again     convjit dump n1c22h3w5k14r3s5_g2_bf16_krsc --arch sm_80 --schedule direct:tk=4,tq=4,lk=2,lq=4,tp=16,gt=1,ct=11,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -39,7 +39,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 22, K = 14, R = 3, S = 5;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 2, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 4, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 2, LANES_Q = 4, TILE_P = 16;   // threads along channels, columns and rows

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       a3aa1d31a4fc473d211aec4aaa25412a5366b84c9f9bc98fb7f57e212267e9d8
+// key       b2daf3bff308f2ec30ec540ffb817dbd3ec275520380fbc6d0440bb8a5c44309
 // again     convjit dump n1c5h3w5k40r3s3_stride3_dil1x2_nhwc_residual --arch sm_90a --schedule few_channels:tk=24,tp=1,tq=64,mi=1,wg=2,lg=2,nq=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -205,9 +205,9 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

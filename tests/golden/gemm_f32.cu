@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       97a8a0cdf289dcbdd8c4eef07bbbcf5724f17e0952bc757942ac2f30306dc740
+// key       56e517b54e0e40cbbf963f18f6e5fdf3a96f4f7a573af4ecc9e45f194748ac77
 // again     convjit dump n1c64h1w1k128r1s1_bias_relu --arch sm_90a --schedule gemm:tk=128,st=7,bq=64,bp=1,bn=1,hold=1,one=0,pairs=0,piece=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -271,9 +271,9 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

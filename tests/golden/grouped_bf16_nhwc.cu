@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_120
 // options   --gpu-architecture=sm_120 --std=c++17 --fmad=false
-// key       982701f9f635e64353f19eb4a08e00f18de37fc0e2bd5fa7996b3e2eeffa3e5b
+// key       ed7f21184c21dc2494b0c67f981573fa8abde02fc94ccbc76b46dbb4035429f9
 // again     convjit dump n1c256h1w1k256r3s3_stride2_pad1_g32_bf16_nhwc_leaky_relu0.2 --arch sm_120 --schedule direct:tk=4,tq=4,lk=2,lq=8,tp=8,gt=1,ct=4,rt=3,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -40,7 +40,8 @@ struct alignas(4 * sizeof(Element)) Four { Element at[4]; };   // neighbouring c
 
 constexpr int C = 256, K = 256, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 32, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 2, STRIDE_W = 2, PAD_TOP = 1, PAD_LEFT = 1, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 2, STRIDE_W = 2, PAD_TOP = 1, PAD_LEFT = 1;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 4, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 2, LANES_Q = 8, TILE_P = 8;   // threads along channels, columns and rows

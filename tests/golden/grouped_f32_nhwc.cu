@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       eac07831475d94a6d7537b28d4f925595e9c04fa2362e4601ddc21d323a456d3
+// key       9d9a9a82005343595829008be418654eb78ddafb1a91f93afc4263c99d5adfe7
 // again     convjit dump n1c120h1w1k60r3s3_stride2_pad1_g30_nhwc_residual --arch sm_80 --schedule grouped:gt=4,kt=1,gw=4,nt=1,mt=2,rt=3,tn=1,tp=4,tq=14,warps=4,vec=1,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -98,9 +98,9 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       3c3a4ceb66fc956d45ad41ef7ff0b47629c6604c31abeadb9ef0f41d64c466c7
+// key       9516c35da3d3349104f7582bad674cc3b4d474a463d93ea3db7900143176c075
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule direct:tk=8,tq=4,lk=2,lq=8,tp=8,gt=1,ct=4,rt=5,win=1,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -25,7 +25,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 64, K = 128, R = 5, S = 7;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 8, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 2, LANES_Q = 8, TILE_P = 8;   // threads along channels, columns and rows

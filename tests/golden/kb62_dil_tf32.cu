@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       9a20c82a15bacf4414f3b3f723a49530af8c8dce2beb96e9da52803f74ef468c
+// key       d6264a0a42c51db325e1513d1c56018978dce8d0a48a514f8b40a2779bb5a504
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_tf32 --arch sm_90a --schedule direct:tk=8,tq=4,lk=4,lq=4,tp=16,gt=1,ct=2,rt=5,win=0,stage=1,split=1,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -25,7 +25,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 32, K = 64, R = 5, S = 9;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 2, PAD_LEFT = 4, DIL_H = 2, DIL_W = 3;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 2, PAD_LEFT = 4;
+constexpr int DIL_H = 2, DIL_W = 3;
 
 constexpr int TK = 8, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 4, LANES_Q = 4, TILE_P = 16;   // threads along channels, columns and rows

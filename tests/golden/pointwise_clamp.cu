@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_100
 // options   --gpu-architecture=sm_100 --std=c++17 --fmad=false
-// key       54861ae8dae6385033b9fbb94b90d362a762d80abaacb38a30d0b28886b3f6da
+// key       2cc5970ebdb99b64d1ef6de76b2a2199bba94a46f097c23b3e1168ae3cfddfb4
 // again     convjit dump n1c250h1w1k1001r1s1_clamp-1x6 --arch sm_100 --schedule direct:tk=8,tq=4,lk=8,lq=32,tp=1,gt=1,ct=16,rt=1,win=0,stage=1,split=1,flat=1,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -25,7 +25,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 250, K = 1001, R = 1, S = 1;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 8, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 8, LANES_Q = 32, TILE_P = 1;   // threads along channels, columns and rows

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       86d5f40a0be3e7721f39671dca0ed551b2ad5d646ddc154eef2dd55c2c5275aa
+// key       2e06e5246fc11e064b80285e8d464cdf5f2816a63973fe38c2b4f3f7c71ad18f
 // again     convjit dump n1c512h1w1k2048r1s1_gelu --arch sm_90a --schedule pointwise:tk=64,tp=128,wk=1,wp=8,cb=128,st=3,pv=1,hold=0,wg=1,sp=1,ni=2,pl=49
 
 // What is PTX, and the emulated device has a twin of.
@@ -177,9 +177,9 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       a953cad9b81e4dc1331ea2c8677e76448560507b2c6f0a647bc17679063ac699
+// key       fef28834c4d3c1ea8bb09732d63152f0877734b930761adb3d4c5145381c2e9e
 // again     convjit dump n1c512h1w1k512r3s3_pad1_bias_relu --arch sm_90a --schedule direct:tk=4,tq=4,lk=16,lq=2,tp=4,gt=1,ct=8,rt=3,win=1,stage=1,split=8,flat=0,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -41,7 +41,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 512, K = 512, R = 3, S = 3;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 1, PAD_LEFT = 1, DIL_H = 1, DIL_W = 1;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 1, PAD_LEFT = 1;
+constexpr int DIL_H = 1, DIL_W = 1;
 
 constexpr int TK = 4, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 16, LANES_Q = 2, TILE_P = 4;   // threads along channels, columns and rows

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_89
 // options   --gpu-architecture=sm_89 --std=c++17 --fmad=false
-// key       108496076b8565e8e11010a395b534ef77a2afb6385359b0dfc07178c1a8293c
+// key       5e2edffce95d356a721557c57266af38cb1d3646ef78a36cdb323f2c7fc8fed0
 // again     convjit dump n1c3h1w13991k3r1s1400_dil9x10_gelu --arch sm_89 --schedule direct:tk=3,tq=4,lk=1,lq=32,tp=1,gt=1,ct=1,rt=1,win=0,stage=0,split=1,flat=0,wide=0
 
 typedef float Element;   // f32: storage of all tensors; arithmetic is in float
@@ -14,7 +14,8 @@ typedef int Offset;   // within one image of x or y
 
 constexpr int C = 3, K = 3, R = 1, S = 1400;   // channels, filters, filter rows and columns
 constexpr int GROUPS = 1, CG = C / GROUPS, KG = K / GROUPS;
-constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0, DIL_H = 9, DIL_W = 10;
+constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
+constexpr int DIL_H = 9, DIL_W = 10;
 
 constexpr int TK = 3, TQ = 4;   // output channels and columns of a thread, in registers
 constexpr int LANES_K = 1, LANES_Q = 32, TILE_P = 1;   // threads along channels, columns and rows

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       f1c19ef64e78d12368acb0ccfe8a82169c1fbcaa11f3f90cb0ddea395dfee6f7
+// key       911863967be6d80b16e98240eced97d360eddcd097197428976eaf892c8664a3
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule wgmma:wm=2,tp=19,sq=1,ni=1,cb=128,lw=0,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -301,9 +301,9 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
 
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: of all sums 1.3 * 2^-24 on average. That is less than
-// a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those of up to 20
-// bits, such as integers, stay what they are: exact sums lose nothing.
+// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
+// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
+// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
 __device__ __forceinline__ unsigned weight_rest(unsigned bits)
 {
     const unsigned rest = small_part(bits);

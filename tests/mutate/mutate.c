@@ -25,7 +25,7 @@
 #include "patterns.h"
 #include "trial.h"
 
-enum { MAX_JOBS = 64, EXPLAINED = VERDICTS, GAP, COLUMNS /* of the report's table */ };
+enum { MAX_JOBS = 64, EXPLAINED = VERDICTS, GAP, COLUMNS /* of the report's tables */ };
 static const int LEAST_PERCENT = 95;
 
 typedef struct options {
@@ -36,17 +36,27 @@ typedef struct options {
     bool list, verbose;
 } options;
 
+/* How many mutants of a kind, or of a schedule's kernels, ended how. */
+typedef struct tally { const char *name; int of[COLUMNS]; } tally;
+
+/* A kernel, its mutants, and the numbers of those that are to be tried. */
+typedef struct work { const subject *s; mutants all; size_t *chosen, n; } work;
+
 typedef struct campaign {
     options options;
     tools tools;
     patterns equivalent, only;
-    int counts[MUTANT_KINDS][COLUMNS];
+    subject *subjects;
+    work *work; /* one for each subject */
+    int n_subjects;
+    tally kinds[MUTANT_KINDS], *schedules; /* room for as many as subjects */
+    int n_schedules;
     int mutants, kernels; /* there are; tried on */
-    bool failed;          /* a mutant could not be tried */
+    bool failed;          /* a mutant could not be tried, or an explanation explains none */
 } campaign;
 
 /* A child at work. */
-typedef struct job { pid_t pid; size_t mutant; } job;
+typedef struct job { pid_t pid; const mutant *mutant; } job;
 
 /* ---- One kernel ---- */
 
@@ -61,17 +71,37 @@ static double draw(unsigned long long seed, const char *name, size_t i)
     return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
+/* The pattern that matches a mutant, or NULL. */
+static pattern *find_pattern(const patterns *p, const subject *s, const mutant *m)
+{
+    char *before = mutant_before(s->kernel->source, m), *after = mutant_after(s->kernel->source, m);
+    pattern *found = before && after ? patterns_find(p, s->name, before, after) : NULL;
+    free(before);
+    free(after);
+    return found;
+}
+
 static bool is_chosen(campaign *c, const subject *s, const mutants *all, size_t i)
 {
     if (!c->options.only)
         return draw(c->options.seed, s->name, i) < c->options.fraction;
-    char *before = mutant_before(s->kernel->source, &all->list[i]), *after = mutant_after(s->kernel->source, &all->list[i]);
-    pattern *p = before && after ? patterns_find(&c->only, s->name, before, after) : NULL;
+    pattern *p = find_pattern(&c->only, s, &all->list[i]);
     if (p)
         p->matched++;
-    free(before);
-    free(after);
     return p != NULL;
+}
+
+static bool choose(campaign *c, const subject *s, work *out)
+{
+    out->s = s;
+    if (!mutants_of(s->kernel->source, &out->all) || !(out->chosen = calloc(out->all.n + 1, sizeof *out->chosen)))
+        return false;
+    for (size_t i = 0; i < out->all.n; i++)
+        if (is_chosen(c, s, &out->all, i))
+            out->chosen[out->n++] = i;
+    c->mutants += (int)out->all.n;
+    c->kernels += out->n > 0;
+    return true;
 }
 
 static void print_mutant(const campaign *c, const subject *s, const mutant *m, const char *what, const char *detail)
@@ -85,22 +115,25 @@ static void print_mutant(const campaign *c, const subject *s, const mutant *m, c
     free(after);
 }
 
-static const char *explanation(campaign *c, const subject *s, const mutant *m)
+static tally *tally_of_schedule(campaign *c, const char *schedule)
 {
-    char *before = mutant_before(s->kernel->source, m), *after = mutant_after(s->kernel->source, m);
-    pattern *p = before && after ? patterns_find(&c->equivalent, s->name, before, after) : NULL;
-    if (p)
-        p->matched++;
-    free(before);
-    free(after);
-    return p ? p->reason : NULL;
+    for (int i = 0; i < c->n_schedules; i++)
+        if (strcmp(c->schedules[i].name, schedule) == 0)
+            return &c->schedules[i];
+    c->schedules[c->n_schedules].name = schedule;
+    return &c->schedules[c->n_schedules++];
 }
 
 static void count(campaign *c, const subject *s, const mutant *m, const trial *t)
 {
-    const char *why = t->verdict == SURVIVED ? explanation(c, s, m) : NULL;
+    pattern *explanation = t->verdict == SURVIVED ? find_pattern(&c->equivalent, s, m) : NULL;
+    if (explanation)
+        explanation->matched++;
+    const char *why = explanation ? explanation->reason : NULL;
     bool gap = why && strncmp(why, "Gap: ", strlen("Gap: ")) == 0;
-    c->counts[m->kind][gap ? GAP : why ? EXPLAINED : (int)t->verdict]++;
+    int column = gap ? GAP : why ? EXPLAINED : (int)t->verdict;
+    c->kinds[m->kind].of[column]++;
+    tally_of_schedule(c, s->schedule)->of[column]++;
     c->failed |= t->verdict == NOT_TRIED;
     bool harmless = t->verdict == SURVIVED ? why && !gap : t->verdict != NOT_TRIED;
     if (!harmless || c->options.verbose)
@@ -132,7 +165,7 @@ static int wait_for_one(const job *jobs, int n, int *status)
 }
 
 /* The unchanged kernel must pass. Its trial, in `out`. */
-static bool try_original(campaign *c, const subject *s, trial *out)
+static bool try_original(const campaign *c, const subject *s, trial *out)
 {
     int status = 0;
     pid_t pid = start(c, s, NULL, NULL, out);
@@ -152,17 +185,16 @@ static void show_progress(const subject *s, size_t done, size_t of)
         fprintf(stderr, "\r%s: %zu of %zu mutants%s", s->name, done, of, done == of ? "\n" : "");
 }
 
-/* Tries the chosen mutants, several at a time. shared: a trial a job and one for the unchanged kernel. */
-static bool try_mutants(campaign *c, const subject *s, const mutants *all, const size_t *chosen, size_t n, trial *shared)
+/* Tries the chosen mutants, several at a time. shared: a trial a job. */
+static bool try_mutants(campaign *c, const work *k, const trial *original, trial *shared)
 {
     job jobs[MAX_JOBS] = {0};
-    const trial *original = &shared[c->options.jobs];
     size_t next = 0, done = 0;
-    while (done < n) {
-        for (int i = 0; i < c->options.jobs && next < n; i++)
+    while (done < k->n) {
+        for (int i = 0; i < c->options.jobs && next < k->n; i++)
             if (!jobs[i].pid) {
-                jobs[i] = (job){start(c, s, &all->list[chosen[next]], original, &shared[i]), chosen[next]};
-                next++;
+                const mutant *m = &k->all.list[k->chosen[next++]];
+                jobs[i] = (job){start(c, k->s, m, original, &shared[i]), m};
             }
         int status, i = wait_for_one(jobs, c->options.jobs, &status);
         if (i < 0) {
@@ -170,9 +202,9 @@ static bool try_mutants(campaign *c, const subject *s, const mutants *all, const
             return false;
         }
         trial_end(&shared[i], status);
-        count(c, s, &all->list[jobs[i].mutant], &shared[i]);
+        count(c, k->s, jobs[i].mutant, &shared[i]);
         jobs[i].pid = 0;
-        show_progress(s, ++done, n);
+        show_progress(k->s, ++done, k->n);
     }
     return true;
 }
@@ -190,54 +222,55 @@ static bool write_text(const char *folder, const subject *s)
     return true;
 }
 
-static bool try_kernel(campaign *c, const subject *s, trial *shared)
+static bool try_kernel(campaign *c, const work *k, const trial *original, trial *shared)
 {
-    mutants all;
-    size_t n = 0;
-    if (!mutants_of(s->kernel->source, &all))
+    if (c->options.out && !write_text(c->options.out, k->s))
         return false;
-    size_t *chosen = calloc(all.n + 1, sizeof *chosen);
-    for (size_t i = 0; chosen && i < all.n; i++)
-        if (is_chosen(c, s, &all, i))
-            chosen[n++] = i;
-    c->mutants += (int)all.n;
-    c->kernels += n > 0;
-    bool good = chosen != NULL && (!c->options.out || write_text(c->options.out, s));
-    if (c->options.list)
-        for (size_t i = 0; good && i < n; i++)
-            print_mutant(c, s, &all.list[chosen[i]], "mutant", "");
-    else if (n > 0)
-        good = good && try_original(c, s, &shared[c->options.jobs]) && try_mutants(c, s, &all, chosen, n, shared);
-    free(chosen);
-    mutants_free(&all);
-    return good;
+    for (size_t i = 0; c->options.list && i < k->n; i++)
+        print_mutant(c, k->s, &k->all.list[k->chosen[i]], "mutant", "");
+    return c->options.list || try_mutants(c, k, original, shared);
 }
 
 /* ---- Report ---- */
 
-static int sum(const campaign *c, int column)
+static int caught(const tally *t)
 {
     int n = 0;
-    for (int k = 0; k < MUTANT_KINDS; k++)
-        n += c->counts[k][column];
+    for (int v = CAUGHT_EMULATOR; v <= CAUGHT_CRASH; v++)
+        n += t->of[v];
     return n;
 }
 
-static void print_table(const campaign *c)
+/* Those that were caught and those that should have been. */
+static int counted(const tally *t)
 {
-    static const int columns[] = {CAUGHT_EMULATOR, CAUGHT_WRONG, CAUGHT_GUARD, CAUGHT_TIMEOUT, CAUGHT_CRASH, SURVIVED, GAP,
-                                  EXPLAINED, SAME_CODE, CAUGHT_COMPILER};
-    static const char *const titles[] = {"emulator", "wrong", "guard", "timeout", "crash", "survived", "known gap", "explained",
-                                         "same code", "no compile"};
-    printf("%-10s", "");
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        printf("%11s", titles[i]);
-    printf("\n");
-    for (int k = 0; k < MUTANT_KINDS; k++) {
-        printf("%-10s", mutant_kind_name((mutant_kind)k));
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-            printf("%11d", c->counts[k][columns[i]]);
-        printf("\n");
+    return caught(t) + t->of[SURVIVED] + t->of[GAP];
+}
+
+static bool is_enough(const tally *t)
+{
+    return t->of[SURVIVED] == 0 && 100 * caught(t) >= LEAST_PERCENT * counted(t);
+}
+
+static void print_tallies(const tally *list, int n)
+{
+    static const struct { int column; const char *title; } columns[] = {
+        {CAUGHT_EMULATOR, "emulator"}, {CAUGHT_WRONG, "wrong"}, {CAUGHT_GUARD, "guard"}, {CAUGHT_TIMEOUT, "timeout"},
+        {CAUGHT_CRASH, "crash"}, {SURVIVED, "survived"}, {GAP, "known gap"}, {EXPLAINED, "explained"}, {SAME_CODE, "same code"},
+        {CAUGHT_COMPILER, "no compile"}};
+    enum { N_COLUMNS = sizeof columns / sizeof *columns };
+    printf("%-13s", "");
+    for (int i = 0; i < N_COLUMNS; i++)
+        printf("%11s", columns[i].title);
+    printf("%16s\n", "caught");
+    for (int k = 0; k < n; k++) {
+        printf("%-13s", list[k].name);
+        for (int i = 0; i < N_COLUMNS; i++)
+            printf("%11d", list[k].of[columns[i].column]);
+        int of = counted(&list[k]);
+        printf("%6d of %d%s", caught(&list[k]), of, of ? "" : "\n");
+        if (of)
+            printf(" (%.1f %%)\n", 100.0 * caught(&list[k]) / of);
     }
 }
 
@@ -253,22 +286,33 @@ static bool check_patterns(const campaign *c, const patterns *p, const char *com
     return good;
 }
 
+static tally sum(const campaign *c)
+{
+    tally all = {0};
+    for (int k = 0; k < MUTANT_KINDS; k++)
+        for (int i = 0; i < COLUMNS; i++)
+            all.of[i] += c->kinds[k].of[i];
+    return all;
+}
+
 static bool report(const campaign *c)
 {
-    int caught = 0, survived = sum(c, SURVIVED), gaps = sum(c, GAP), explained = sum(c, EXPLAINED), same = sum(c, SAME_CODE);
-    for (int v = CAUGHT_EMULATOR; v <= CAUGHT_CRASH; v++)
-        caught += sum(c, v);
-    int counted = caught + survived + gaps;
-    print_table(c);
+    const tally all = sum(c);
+    int uncounted = all.of[EXPLAINED] + all.of[SAME_CODE] + all.of[CAUGHT_COMPILER];
+    print_tallies(c->kinds, MUTANT_KINDS);
+    print_tallies(c->schedules, c->n_schedules);
     printf("mutate: %d kernels, %d mutants tried of %d (seed %llu): %d of %d caught (%.1f %%), %d survived, "
            "%d known gaps; not counted: %d explained, %d same code, %d do not compile\n",
-           c->kernels, counted + explained + same + sum(c, CAUGHT_COMPILER), c->mutants, c->options.seed, caught, counted,
-           counted ? 100.0 * caught / counted : 0.0, survived, gaps, explained, same, sum(c, CAUGHT_COMPILER));
-    bool all = c->options.fraction >= 1 && !c->options.only && !c->options.kernels;
-    bool good = check_patterns(c, &c->only, "there is no such mutant");
-    if (all)
+           c->kernels, counted(&all) + uncounted, c->mutants, c->options.seed, caught(&all), counted(&all),
+           counted(&all) ? 100.0 * caught(&all) / counted(&all) : 0.0, all.of[SURVIVED], all.of[GAP], all.of[EXPLAINED],
+           all.of[SAME_CODE], all.of[CAUGHT_COMPILER]);
+    bool everything = c->options.fraction >= 1 && !c->options.only && !c->options.kernels;
+    bool good = check_patterns(c, &c->only, "there is no such mutant") && !c->failed && caught(&all) > 0;
+    if (everything)
         good &= check_patterns(c, &c->equivalent, "explains no survivor");
-    return good && !c->failed && survived == 0 && caught > 0 && 100 * caught >= LEAST_PERCENT * counted;
+    for (int i = 0; i < c->n_schedules; i++)
+        good &= is_enough(&c->schedules[i]);
+    return good;
 }
 
 /* ---- Options, set-up ---- */
@@ -349,29 +393,94 @@ static cj_compiler *open_optimiser(const char *folder)
     return compiler;
 }
 
+/* ---- All kernels ---- */
+
+/* What explains mutants that no kernel has any more is known before hours are spent on those that there are. */
+static void check_explanations(campaign *c)
+{
+    const patterns *p = &c->equivalent;
+    bool *matched = calloc((size_t)p->n + 1, sizeof *matched);
+    c->failed |= matched == NULL;
+    for (int i = 0; matched && i < c->n_subjects; i++)
+        for (size_t k = 0; k < c->work[i].all.n; k++) {
+            const pattern *found = find_pattern(p, c->work[i].s, &c->work[i].all.list[k]);
+            if (found)
+                matched[found - p->list] = true;
+        }
+    for (int i = 0; matched && i < p->n; i++)
+        if (!matched[i]) {
+            fprintf(stderr, "%s:%u: no kernel has such a mutant that is not explained before\n", p->file, p->list[i].line);
+            c->failed = true;
+        }
+    free(matched);
+}
+
+/* Likewise, kernels that fail unchanged. */
+static bool try_originals(const campaign *c, trial *originals)
+{
+    bool good = true;
+    for (int i = 0; i < c->n_subjects; i++)
+        if (c->work[i].n > 0)
+            good &= try_original(c, c->work[i].s, &originals[i]);
+    return good;
+}
+
+static bool try_kernels(campaign *c, trial *shared)
+{
+    trial *originals = shared + c->options.jobs;
+    if (!c->options.only && !c->options.kernels)
+        check_explanations(c);
+    bool good = c->options.list || try_originals(c, originals);
+    for (int i = 0; good && i < c->n_subjects; i++)
+        good = c->work[i].n == 0 || try_kernel(c, &c->work[i], &originals[i], shared);
+    return good;
+}
+
 static bool try_all(campaign *c)
 {
-    subject *subjects = NULL;
-    int n = 0;
-    size_t bytes = (size_t)(c->options.jobs + 1) * sizeof(trial);
-    trial *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cj_compiler *compiler = cj_context_compiler(c->tools.cj);
-    convjit_status status = subjects_read(c->tools.cj, &subjects, &n);
-    if (status || shared == MAP_FAILED || !compiler->identity(compiler)) { /* found once, here; the children inherit it */
+    if (!compiler->identity(compiler)) { /* found once, here; the children inherit it */
         fprintf(stderr, "mutate: %s\n", convjit_errmsg());
         return false;
     }
-    bool good = true;
-    for (int i = 0; good && i < n; i++)
-        good = !is_wanted(&c->options, &subjects[i]) || try_kernel(c, &subjects[i], shared);
-    subjects_free(subjects, n);
-    munmap(shared, bytes);
+    if (!subjects_read(c->tools.cj, &c->subjects, &c->n_subjects))
+        return false;
+    c->work = calloc((size_t)c->n_subjects + 1, sizeof *c->work);
+    c->schedules = calloc((size_t)c->n_subjects + 1, sizeof *c->schedules);
+    size_t bytes = (size_t)(c->options.jobs + c->n_subjects) * sizeof(trial);
+    trial *shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bool good = c->work && c->schedules && shared != MAP_FAILED;
+    for (int i = 0; good && i < c->n_subjects; i++)
+        good = !is_wanted(&c->options, &c->subjects[i]) || choose(c, &c->subjects[i], &c->work[i]);
+    if (!good)
+        perror("mutate");
+    good = good && try_kernels(c, shared);
+    if (shared != MAP_FAILED)
+        munmap(shared, bytes);
     return good;
+}
+
+static void close_campaign(campaign *c)
+{
+    for (int i = 0; c->work && i < c->n_subjects; i++) {
+        free(c->work[i].chosen);
+        mutants_free(&c->work[i].all);
+    }
+    free(c->work);
+    free(c->schedules);
+    subjects_free(c->subjects, c->n_subjects);
+    if (c->tools.optimiser)
+        c->tools.optimiser->close(c->tools.optimiser);
+    convjit_close(c->tools.cj);
+    patterns_free(&c->equivalent);
+    patterns_free(&c->only);
 }
 
 int main(int argc, char **argv)
 {
     campaign c = {0};
+    for (int k = 0; k < MUTANT_KINDS; k++)
+        c.kinds[k].name = mutant_kind_name((mutant_kind)k);
     char folder[] = "/tmp/convjit-mutate-XXXXXX";
     if (!parse(argc, argv, &c.options))
         return 2;
@@ -389,11 +498,7 @@ int main(int argc, char **argv)
     good = good && try_all(&c);
     if (good && !c.options.list)
         good = report(&c);
-    if (c.tools.optimiser)
-        c.tools.optimiser->close(c.tools.optimiser);
-    convjit_close(c.tools.cj);
-    patterns_free(&c.equivalent);
-    patterns_free(&c.only);
+    close_campaign(&c);
     nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     return good ? 0 : 1;
 }

@@ -267,13 +267,22 @@ static void drop_term(walk *w, int i)
         note_replaced(w, i, MUTATE_INDEX, token_is(t, i, "+") ? "-" : "+");
 }
 
-/* [...] of a declaration says how many there are, and not which. */
+/* [...] of a declaration says how many there are, and not which. One more is no mistake, and one less a subscript too large. */
 static bool declares(const tokens *t, int open)
 {
     int i = open - 1;
     while (token_bracket(t, i) == ']')
         i = t->list[i].match - 1;
-    return i < 1 || t->list[i - 1].is_type || token_is(t, i - 1, "&") || t->list[i].type != TOKEN_NAME;
+    if (i > 0 && token_is(t, i - 1, ",")) { /* float a[2], b[2]; */
+        int first = statement_first(t, i);
+        for (int k = first; k < i; k++)
+            if (t->list[k].match > i)
+                return false;
+        return t->list[first].is_type;
+    }
+    bool behind_type = i > 0 && (t->list[i - 1].is_type || (t->list[i - 1].type == TOKEN_NAME && !token_is(t, i - 1, "return") &&
+                                                            !token_is(t, i - 1, "else"))); /* a type's name, or our own one's */
+    return i < 1 || behind_type || token_is(t, i - 1, "&") || t->list[i].type != TOKEN_NAME;
 }
 
 static void shift_subscript(walk *w, int i)
@@ -380,10 +389,12 @@ static void mutate_token(walk *w, int i)
     swap_component(w, i);
 }
 
-/* Past what is no part of the computation: heads of functions, template parameters, typedefs, alignments. Else i. */
+/* Past what is no part of the computation: heads of functions, template parameters, typedefs, sizes of arrays. Else i. */
 static int skip_declaration(walk *w, int i)
 {
     const tokens *t = &w->t;
+    if (token_bracket(t, i) == '[' && declares(t, i) && !token_is(t, i - 1, ")"))
+        return t->list[i].match;
     if (token_is(t, i, "template") && token_bracket(t, i + 1) == '<')
         return t->list[i + 1].match + 1;
     if (token_is(t, i, "typedef") || token_is(t, i, "extern"))

@@ -87,6 +87,8 @@ static convjit_status read_problem(convjit *cj, const char *line, subject *s)
     convjit_status status = convjit_problem_parse(&p, problem);
     if (status == CONVJIT_OK)
         status = cj_context_generate(cj, &p, arch, sms, strcmp(schedule, "-") ? schedule : NULL, &s->kernel);
+    if (status == CONVJIT_OK && !(s->schedule = strndup(s->kernel->schedule, strcspn(s->kernel->schedule, ":"))))
+        status = cj_fail(CONVJIT_NO_MEMORY, "out of memory");
     return status ? cj_fail_in(status, PROBLEMS ": %s", name) : read_sizes(s, &p, line + used);
 }
 
@@ -131,7 +133,8 @@ static convjit_status read_by_hand(cj_script *script, const char *file, subject 
     const char *base = strrchr(file, '/') + 1;
     char *text = NULL, *head = NULL;
     s->name = strndup(base, strlen(base) - 3);
-    convjit_status status = s->name ? read_file(file, &text) : cj_fail(CONVJIT_NO_MEMORY, "out of memory");
+    s->schedule = strdup("by hand");
+    convjit_status status = s->name && s->schedule ? read_file(file, &text) : cj_fail(CONVJIT_NO_MEMORY, "out of memory");
     if (status == CONVJIT_OK)
         status = read_head(text, &head);
     if (status == CONVJIT_OK)
@@ -155,48 +158,56 @@ static subject *add(subject **list, int *n)
     return &grown[(*n)++];
 }
 
-static convjit_status read_all_problems(convjit *cj, subject **list, int *n)
+static bool succeeds(convjit_status status)
+{
+    if (status)
+        fprintf(stderr, "mutate: %s\n", convjit_errmsg());
+    return status == CONVJIT_OK;
+}
+
+static bool read_all_problems(convjit *cj, subject **list, int *n)
 {
     char *problems = NULL;
-    convjit_status status = read_file(PROBLEMS, &problems);
+    bool good = succeeds(read_file(PROBLEMS, &problems));
     char *rest = problems;
-    for (char *line; status == CONVJIT_OK && (line = strsep(&rest, "\n"));) {
+    for (char *line; (line = strsep(&rest, "\n"));) {
         if (!*line || *line == '#')
             continue;
         subject *s = add(list, n);
-        status = s ? read_problem(cj, line, s) : cj_fail(CONVJIT_NO_MEMORY, "out of memory");
+        good &= succeeds(s ? read_problem(cj, line, s) : cj_fail(CONVJIT_NO_MEMORY, "out of memory"));
     }
     free(problems);
-    return status;
+    return good;
 }
 
-static convjit_status read_all_by_hand(subject **list, int *n)
+static bool read_all_by_hand(subject **list, int *n)
 {
     glob_t files = {0};
     cj_script *script = NULL;
-    convjit_status status = cj_script_open(&script, NULL);
-    if (status == CONVJIT_OK && glob(KERNELS, 0, NULL, &files) == 0)
-        for (size_t i = 0; status == CONVJIT_OK && i < files.gl_pathc; i++) {
+    bool good = succeeds(cj_script_open(&script, NULL));
+    if (good && glob(KERNELS, 0, NULL, &files) == 0)
+        for (size_t i = 0; i < files.gl_pathc; i++) {
             subject *s = add(list, n);
-            status = s ? read_by_hand(script, files.gl_pathv[i], s) : cj_fail(CONVJIT_NO_MEMORY, "out of memory");
+            good &= succeeds(s ? read_by_hand(script, files.gl_pathv[i], s) : cj_fail(CONVJIT_NO_MEMORY, "out of memory"));
         }
     globfree(&files);
     cj_script_close(script);
-    return status;
+    return good;
 }
 
-convjit_status subjects_read(convjit *cj, subject **list, int *n)
+bool subjects_read(convjit *cj, subject **list, int *n)
 {
     *list = NULL;
     *n = 0;
-    convjit_status status = read_all_problems(cj, list, n);
-    return status ? status : read_all_by_hand(list, n);
+    bool good = read_all_problems(cj, list, n);
+    return read_all_by_hand(list, n) && good;
 }
 
 void subjects_free(subject *list, int n)
 {
     for (int i = 0; i < n; i++) {
         free(list[i].name);
+        free(list[i].schedule);
         cj_kernel_free(list[i].kernel);
     }
     free(list);

@@ -24,14 +24,15 @@
 enum { MAX_SIZES = 16 };
 
 typedef struct subject {
-    char *name;
+    char *name, *schedule;            /* "by hand": by none */
     cj_kernel *kernel;                /* with its source */
     convjit_problem sizes[MAX_SIZES]; /* the problem with each N, H, W */
     int n_sizes;
 } subject;
 
-/* All of them. Paths are relative to the repository's root. `cj` generates. */
-convjit_status subjects_read(convjit *cj, subject **list, int *n);
+/* All of them. Paths are relative to the repository's root. `cj` generates. What is wrong with any of them - a schedule that is no
+ * more, a problem that it refuses now - is said on stderr, and then it returns false. */
+bool subjects_read(convjit *cj, subject **list, int *n);
 void subjects_free(subject *list, int n);
 
 /* A copy of its kernel with another source. */
