@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       52cdca9003fe37100c49f109d59fcc7dabc1d950e99628b5aa9053822096de6d
+// key       d6de9f6b7da846ccfa5d26f0bcbf1d83846ee4a58b519ffbeaaae8a9fff862eb
 // again     convjit dump n1c128h1w1k128r3s3_stride2_pad1_f16_nhwc_bias_relu --arch sm_90a --schedule wgmma:wm=2,tp=14,sq=2,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -270,7 +270,7 @@ constexpr int STRIDE_H = 2, STRIDE_W = 2, PAD_TOP = 1, PAD_LEFT = 1;
 
 // A block multiplies TILE_K filters with STRIPS_Q strips of 8 columns x TILE_P rows of pixels of each of TILE_N images.
 constexpr int GROUPS_K = 2, TILE_K = 64 * GROUPS_K;   // a warpgroup takes 64 filters
-constexpr int TILE_P = 14, STRIPS_Q = 2, TILE_N = 1;
+constexpr int TILE_P = 14, STRIPS_Q = 2, TILE_Q = 8 * STRIPS_Q, TILE_N = 1;
 constexpr int MY_STRIPS = 2, PIXELS = 8 * TILE_P;   // strips of a warpgroup at a time, pixels of a strip
 constexpr int TILES_K = 1;   // blocks along the filters
 
@@ -288,12 +288,12 @@ union Piece { Element element[ELEMENTS]; uint4 all; };
 // For each phase of the stride that a tap falls on, the patch of an image has a plane of pixels that are STRIDE apart.
 // A tap moves the window by whole rows of shared memory.
 constexpr int PHASES_H = 2, PHASES_W = 2, PLANE_ROWS = 256;
-constexpr int PATCH_W = 17, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
+constexpr int PATCH_H = 15, PATCH_W = 17, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
 __constant__ int PHASE_H[PHASES_H] = {0, 1}, PHASE_W[PHASES_W] = {0, 1};
 __constant__ int ROW_OF[R] = {0, 512, 17};
 __constant__ int COLUMN_OF[S] = {0, 256, 1};
 
-constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = 15 * PATCH_W;   // a plane is a box of x, copied at once
+constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = PATCH_H * PATCH_W;   // a plane is a box of x, copied at once
 constexpr int CONSUMERS = 2;    // warpgroups
 
 // Outputs are staged in shared memory, and from there stored along filters: of 64 filters, STAGED pixels at a time.
@@ -352,7 +352,8 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c128k128r3s3_stri
 #endif   // part 1
 #if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c128k128r3s3_stride2_pad1_f16_nhwc_bias_relu(
-    const __grid_constant__ TensorMap x, const unsigned char *__restrict__ packed,
+    const __grid_constant__ TensorMap x,
+    const unsigned char *__restrict__ packed,
     const Element *__restrict__ bias,
     const __grid_constant__ TensorMap y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
@@ -405,7 +406,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         int buffer = 0, phase = 0;
         for (int i = 0; i < my_tiles; i++) {
             const int position = (first_tile + i * (int)gridDim.x) / TILES_K;
-            const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+            const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
             const int n0 = position / tiles_q / tiles_p * TILE_N;
             for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
                 unsigned char *const patch = patches + buffer * PATCH_BYTES;
@@ -482,7 +483,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
 
         // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in boxes.
         const int thread = threadIdx.x % 128, position = tile / TILES_K, k0 = tile % TILES_K * TILE_K + group_k * 64;
-        const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+        const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
         const int n0 = position / tiles_q / tiles_p * TILE_N;
         const int my_filter = warp % 4 * 16 + lane / 4;   // of the warpgroup's 64, and that + 8
         const float b[2] = {k0 + my_filter < K ? f16_to_f32(bias[k0 + my_filter]) : 0.0f,

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       911863967be6d80b16e98240eced97d360eddcd097197428976eaf892c8664a3
+// key       35fec98d921b87ca6f040b19bc39e48e8bf621fc03ba71d67604a034b1560b85
 // again     convjit dump n1c64h5w7k128r5s7 --arch sm_90a --schedule wgmma:wm=2,tp=19,sq=1,ni=1,cb=128,lw=0,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -246,7 +246,7 @@ constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 0, PAD_LEFT = 0;
 
 // A block multiplies TILE_K filters with STRIPS_Q strips of 8 columns x TILE_P rows of pixels of each of TILE_N images.
 constexpr int GROUPS_K = 2, TILE_K = 64 * GROUPS_K;   // a warpgroup takes 64 filters
-constexpr int TILE_P = 19, STRIPS_Q = 1, TILE_N = 1;
+constexpr int TILE_P = 19, STRIPS_Q = 1, TILE_Q = 8 * STRIPS_Q, TILE_N = 1;
 constexpr int MY_STRIPS = 1, PIXELS = 8 * TILE_P;   // strips of a warpgroup at a time, pixels of a strip
 constexpr int TILES_K = 1;   // blocks along the filters
 
@@ -264,7 +264,7 @@ union Piece { Element element[ELEMENTS]; uint4 all; };
 // For each phase of the stride that a tap falls on, the patch of an image has a plane of pixels that are STRIDE apart.
 // A tap moves the window by whole rows of shared memory.
 constexpr int PHASES_H = 1, PHASES_W = 1, PLANE_ROWS = 322;
-constexpr int PATCH_W = 14, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
+constexpr int PATCH_H = 23, PATCH_W = 14, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
 __constant__ int PHASE_H[PHASES_H] = {0}, PHASE_W[PHASES_W] = {0};
 __constant__ int ROW_OF[R] = {0, 14, 28, 42, 56};
 __constant__ int COLUMN_OF[S] = {0, 1, 2, 3, 4, 5, 6};
@@ -401,7 +401,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c64k128r5s7_trans
 #endif   // part 1
 #if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c64k128r5s7(
-    const Element *__restrict__ x, const unsigned char *__restrict__ packed,
+    const Element *__restrict__ x,
+    const unsigned char *__restrict__ packed,
     Element *y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const weights = shared_memory();
@@ -456,7 +457,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         grid_wait();   // behind it, x is transposed
         for (int i = 0; i < my_tiles; i++) {
             const int position = (first_tile + i * (int)gridDim.x) / TILES_K;
-            const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+            const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
             const int n0 = position / tiles_q / tiles_p * TILE_N;
             barrier_sync(5, PRODUCERS);   // all have used the sources of the tile before
 #pragma unroll 1
@@ -563,7 +564,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
 
         // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in runs.
         const int thread = threadIdx.x % 128, position = tile / TILES_K, k0 = tile % TILES_K * TILE_K + group_k * 64;
-        const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+        const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
         const int n0 = position / tiles_q / tiles_p * TILE_N;
         const int my_filter = warp % 4 * 16 + lane / 4;   // of the warpgroup's 64, and that + 8
 #pragma unroll

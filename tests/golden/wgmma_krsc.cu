@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       447860a8128dbbe3ac537a9605b57942d87a0acef69c133ac076e387b47824ac
+// key       ea75b9e83689f8716e062c7627482a202d611bdc578ed5468827de9ca1e46794
 // again     convjit dump n1c80h1w1k72r3s3_pad1_f16_nhwc_krsc --arch sm_90a --schedule wgmma:wm=1,tp=7,sq=2,ni=1,cb=128,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -260,7 +260,7 @@ constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 1, PAD_LEFT = 1;
 
 // A block multiplies TILE_K filters with STRIPS_Q strips of 8 columns x TILE_P rows of pixels of each of TILE_N images.
 constexpr int GROUPS_K = 1, TILE_K = 64 * GROUPS_K;   // a warpgroup takes 64 filters
-constexpr int TILE_P = 7, STRIPS_Q = 2, TILE_N = 1;
+constexpr int TILE_P = 7, STRIPS_Q = 2, TILE_Q = 8 * STRIPS_Q, TILE_N = 1;
 constexpr int MY_STRIPS = 1, PIXELS = 8 * TILE_P;   // strips of a warpgroup at a time, pixels of a strip
 constexpr int TILES_K = 2;   // blocks along the filters
 
@@ -277,12 +277,12 @@ union Piece { Element element[ELEMENTS]; uint4 all; };
 // For each phase of the stride that a tap falls on, the patch of an image has a plane of pixels that are STRIDE apart.
 // A tap moves the window by whole rows of shared memory.
 constexpr int PHASES_H = 1, PHASES_W = 1, PLANE_ROWS = 168;
-constexpr int PATCH_W = 18, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
+constexpr int PATCH_H = 9, PATCH_W = 18, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
 __constant__ int PHASE_H[PHASES_H] = {0}, PHASE_W[PHASES_W] = {0};
 __constant__ int ROW_OF[R] = {0, 18, 36};
 __constant__ int COLUMN_OF[S] = {0, 1, 2};
 
-constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = 9 * PATCH_W;   // a plane is a box of x, copied at once
+constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = PATCH_H * PATCH_W;   // a plane is a box of x, copied at once
 constexpr int CONSUMERS = 2;    // warpgroups
 
 // Outputs are staged in shared memory, and from there stored along filters: of 64 filters, STAGED pixels at a time.
@@ -301,7 +301,8 @@ __device__ __forceinline__ int swizzled(int i, int j)
 __device__ __forceinline__ int staged(int i, int j) { return i * STAGED_ROW + (j ^ (i & 7)) * 16; }
 
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c80k72r3s3_pad1_f16_nhwc_krsc(
-    const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap filters,
+    const __grid_constant__ TensorMap x,
+    const __grid_constant__ TensorMap filters,
     const __grid_constant__ TensorMap y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
     unsigned char *const weights = shared_memory();
@@ -351,7 +352,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         int buffer = 0, phase = 0;
         for (int i = 0; i < my_tiles; i++) {
             const int position = (first_tile + i * (int)gridDim.x) / TILES_K;
-            const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+            const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
             const int n0 = position / tiles_q / tiles_p * TILE_N;
             for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
                 unsigned char *const patch = patches + buffer * PATCH_BYTES;
@@ -427,7 +428,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
 
         // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in boxes.
         const int thread = threadIdx.x % 128, position = tile / TILES_K, k0 = tile % TILES_K * TILE_K + group_k * 64;
-        const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+        const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
         const int n0 = position / tiles_q / tiles_p * TILE_N;
         const int my_filter = warp % 4 * 16 + lane / 4;   // of the warpgroup's 64, and that + 8
 #pragma unroll

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       001631201da92c2d6217872337ff425b9a84484f51d63ca389b5b42f2ce61989
+// key       e22b28eb55a1cd5663cacda6e27a9fdcde9990de559e98b11a46c26758a15b98
 // again     convjit dump n1c128h1w1k128r3s3_pad1_f16 --arch sm_90a --schedule wgmma:wm=2,tp=26,sq=1,ni=1,cb=128,lw=32,split=1,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -410,7 +410,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c128k128r3s3_pad1
 #endif   // part 1
 #if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c128k128r3s3_pad1_f16(
-    const Element *__restrict__ x, const unsigned char *__restrict__ packed,
+    const Element *__restrict__ x,
+    const unsigned char *__restrict__ packed,
     Element *y, int N, int H, int W, int P, int Q, int pitch, int lines, int slabs, int columns, int tiles)
 {
     unsigned char *const weights = shared_memory();

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       1aca44cd20898f6b7eeb7f515e4d2f149e9d7ccb70f9bb80683615e894e12957
+// key       3655db20651fc55a49d3c58009171c44ff235a32df917f6d3f5408aa93860ad5
 // again     convjit dump n1c1280h1w1k1280r3s3_pad1_tf32_nhwc_bias_silu --arch sm_90a --schedule wgmma:wm=2,tp=24,sq=1,ni=1,cb=128,lw=24,split=4,box=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -387,7 +387,8 @@ extern "C" __global__ void __launch_bounds__(128) conv2d_wgmma_c1280k1280r3s3_pa
 #endif   // part 1
 #if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c1280k1280r3s3_pad1_tf32_nhwc_bias_silu(
-    const Element *__restrict__ x, const unsigned char *__restrict__ packed,
+    const Element *__restrict__ x,
+    const unsigned char *__restrict__ packed,
     const Element *__restrict__ bias,
     Element *y, int N, int H, int W, int P, int Q, int pitch, int lines, int slabs, int columns, int tiles)
 {

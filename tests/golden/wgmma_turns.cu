@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       cb5c73c954845151b641aaef5a17d3e16db611b7a51ec112df70aa7f2fbd4105
+// key       8a2239d8690fda08709435df4fbbfeaa59c37a93c49417b262f18d5f766e8bd8
 // again     convjit dump n1c32h5w17k64r5s9_pad2x4_dil2x3_bf16_residual --arch sm_90a --schedule wgmma:wm=1,tp=32,sq=1,ni=1,cb=64,lw=0,split=1,box=1
 
 // What is PTX, and the emulated device has a twin of.
@@ -245,7 +245,7 @@ constexpr int STRIDE_H = 1, STRIDE_W = 1, PAD_TOP = 2, PAD_LEFT = 4;
 
 // A block multiplies TILE_K filters with STRIPS_Q strips of 8 columns x TILE_P rows of pixels of each of TILE_N images.
 constexpr int GROUPS_K = 1, TILE_K = 64 * GROUPS_K;   // a warpgroup takes 64 filters
-constexpr int TILE_P = 32, STRIPS_Q = 1, TILE_N = 1;
+constexpr int TILE_P = 32, STRIPS_Q = 1, TILE_Q = 8 * STRIPS_Q, TILE_N = 1;
 constexpr int MY_STRIPS = 1, PIXELS = 8 * TILE_P;   // strips of a warpgroup at a time, pixels of a strip
 constexpr int TILES_K = 1;   // blocks along the filters
 
@@ -263,12 +263,12 @@ union Piece { Element element[ELEMENTS]; uint4 all; };
 // For each phase of the stride that a tap falls on, the patch of an image has a plane of pixels that are STRIDE apart.
 // A tap moves the window by whole rows of shared memory.
 constexpr int PHASES_H = 1, PHASES_W = 1, PLANE_ROWS = 1280;
-constexpr int PATCH_W = 32, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
+constexpr int PATCH_H = 40, PATCH_W = 32, IMAGE_ROWS = PHASES_H * PHASES_W * PLANE_ROWS;
 __constant__ int PHASE_H[PHASES_H] = {0}, PHASE_W[PHASES_W] = {0};
 __constant__ int ROW_OF[R] = {0, 64, 128, 192, 256};
 __constant__ int COLUMN_OF[S] = {0, 3, 6, 9, 12, 15, 18, 21, 24};
 
-constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = 40 * PATCH_W;   // a plane is a box of x, copied at once
+constexpr int PLANES = PATCH_ROWS / PLANE_ROWS, BOX_ROWS = PATCH_H * PATCH_W;   // a plane is a box of x, copied at once
 constexpr int CONSUMERS = 2;    // warpgroups
 
 // Outputs are staged in shared memory, and from there stored along columns: of 64 filters, STAGED pixels at a time.
@@ -374,7 +374,8 @@ extern "C" __global__ void __launch_bounds__(256) conv2d_wgmma_c32k64r5s9_pad2x4
 #endif   // part 1
 #if !defined(CONVJIT_PART) || CONVJIT_PART == 0
 extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wgmma_c32k64r5s9_pad2x4_dil2x3_bf16_residual(
-    const __grid_constant__ TensorMap x, const unsigned char *__restrict__ packed,
+    const __grid_constant__ TensorMap x,
+    const unsigned char *__restrict__ packed,
     const Element *residual,   // may be y itself
     Element *y, int N, int H, int W, int P, int Q, int tiles_p, int tiles_q, int tiles)
 {
@@ -429,7 +430,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         grid_wait();   // behind it, x is transposed
         for (int i = 0; i < my_tiles; i++) {
             const int position = (first_tile + i * (int)gridDim.x) / TILES_K;
-            const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+            const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
             const int n0 = position / tiles_q / tiles_p * TILE_N;
             for (int chunk = first_chunk; chunk < first_chunk + chunks; chunk++) {
                 unsigned char *const patch = patches + buffer * PATCH_BYTES;
@@ -507,7 +508,7 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
 
         // A thread holds two columns of two filters of each 8 pixels. A warpgroup stages its 64 filters, then stores them in runs.
         const int thread = threadIdx.x % 128, position = tile / TILES_K, k0 = tile % TILES_K * TILE_K + group_k * 64;
-        const int q0 = position % tiles_q * (8 * STRIPS_Q), p0 = position / tiles_q % tiles_p * TILE_P;
+        const int q0 = position % tiles_q * TILE_Q, p0 = position / tiles_q % tiles_p * TILE_P;
         const int n0 = position / tiles_q / tiles_p * TILE_N;
         const int my_filter = warp % 4 * 16 + lane / 4;   // of the warpgroup's 64, and that + 8
 #pragma unroll

@@ -141,6 +141,30 @@ for _, mode in ipairs { "f32", "tf32", "f16", "bf16" } do
         end
     end
 end
+do
+    local function rectangle(box, changes)
+        local specification = "wgmma:wm=1,tp=29,sq=1,ni=1,cb=128,lw=58,split=1,box=" .. box
+        return init.generate(with(strict.with({ n = 64, c = 64, h = 56, w = 56, k = 64, r = 3, s = 3, math = "f16", layout = "nchw" }, changes)),
+                             hopper, specification)
+    end
+    local function demands(kernel, why)
+        for _, requirement in ipairs(kernel.requires) do
+            if requirement.why == why then return true end
+        end
+        return false
+    end
+    local x_rows, x_planes = "rows must be multiples of 16 bytes", "planes must be multiples of 16 bytes"
+    local y_rows = "rows of the output must be multiples of 16 bytes"
+    check("boxes of pixels are transposed first", #rectangle(1, {}).launches == 3)
+    check("boxes of planes are not", #rectangle(2, {}).launches == 2 and #rectangle(3, {}).launches == 2)
+    check("they demand rows", demands(rectangle(2, {}), x_rows) and not demands(rectangle(2, {}), x_planes))
+    check("whole lines demand planes", demands(rectangle(3, {}), x_planes) and demands(rectangle(3, {}), "a tile must hold whole lines"))
+    check("outputs are stored as boxes", demands(rectangle(2, {}), y_rows))
+    check("with a residual they are not", not demands(rectangle(2, { residual = true }), y_rows))
+    local thin = { n = 64, c = 64, h = 56, w = 56, k = 64, r = 3, s = 3, pad_top = 1, pad_left = 1, pad_bottom = 1, pad_right = 1,
+                   math = "f16", layout = "nchw" }
+    check("and they win", string.find(init.generate(with(thin), hopper).schedule, "lw=58,split=1,box=[23]") ~= nil)
+end
 local function why_not(changes, arch)
     for _, refused in ipairs(init.generate(with(changes), { arch = arch, sms = 0 }).refused) do
         if refused.schedule == "wgmma" then return refused.why end
@@ -150,11 +174,14 @@ end
 check("wgmma is for sm_90a", string.find(why_not({}, "sm_90"), "sm_90a", 1, true) ~= nil)
 check("wgmma is for one group", string.find(why_not({ groups = 2 }, "sm_90a"), "group", 1, true) ~= nil)
 check("a schedule that has no tiles for some sizes says so",
-      string.find(why_not({ n = 1, c = 192, h = 7, w = 7, k = 48, r = 7, s = 7, math = "f16" }, "sm_90a"), "tiles", 1, true) ~= nil)
+      string.find(why_not({ n = 1, c = 192, h = 7, w = 7, k = 48, r = 7, s = 7, math = "f16", layout = "nhwc" }, "sm_90a"), "tiles", 1, true) ~= nil)
 for specification, part in strict.sorted {
     ["wm=2,tp=32,sq=4,ni=1,cb=128,lw=0,split=1,box=0"] = "accumulators of a thread; at most 80",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=4,box=0"] = "2 rounds through the channels for 4 blocks",
-    ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=1,box=1"] = "boxes are of strips, and of one part",
+    ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=0,split=1,box=1"] = "boxes of pixels are of one part",
+    ["wm=2,tp=4,sq=1,ni=2,cb=128,lw=0,split=1,box=2"] = "boxes of planes are of one image",
+    ["wm=2,tp=4,sq=1,ni=1,cb=128,lw=0,split=1,box=3"] = "whole lines are of rectangles",
+    ["wm=2,tp=4,sq=1,ni=1,cb=128,lw=40,split=1,box=2"] = "a tile of less than a line",
     ["wm=2,tp=4,sq=2,ni=1,cb=128,lw=6,split=1,box=0"] = "lines shorter than the filter",
     ["wm=1,tp=4,sq=1,ni=1,cb=128,lw=0,split=1,box=0"] = "1 strips for 2 warpgroups",
 } do
