@@ -135,7 +135,7 @@ shapes[DIAGONAL] = function(p, s, d)
     d.out_tile = roundup(s.ni * s.tp * s.tq * s.tc * p.bytes, 1024)
     d.out_stages = s.copy == TENSOR and s.stages > 1 and 2 or 1
     d.out_bytes = d.out_stages * d.out_tile
-    d.registers = 48 + 4 * s.rt + 2 * p.r * d.tap_pairs
+    d.registers = 72 + 6 * s.rt + p.r * d.tap_pairs * 13 // 5
 end
 
 -- Everything that follows from the problem's constants and the parameters, and not from N, H, W. The names are the template's.

@@ -163,6 +163,7 @@ local MODEL <const> = {
     nhwc = { issue = 0.207, hide = 1.66, step = 4.22, wave = 0.2, start = 610, row = 25, tail = 0.59, loss = 0.56, memory = 0.94,
              l2 = 1.78, write = 0.53 },
 }
+local STRIDED <const>, FEW_OUTPUTS <const> = 1.12, 4   -- times as long as that take strided windows of pixels for more outputs
 local SECTOR <const>, LINE <const> = 32, 128   -- bytes that the L2 cache moves at least, and that the L1 cache reads at a time
 local FEW_WEIGHTS <const> = 30     -- 16-bit weights that stay in registers as floats; more are converted again and again
 
@@ -229,7 +230,8 @@ function depthwise_direct.time(p, t, s)
     local moved = p.n * p.c * p.h * p.w * p.bytes + output
     local traffic = max(moved / (m.memory * t.bandwidth),
                         cached(p, s, d, width, tiles_p, tiles_q, output) / (m.l2 * t.l2_bandwidth))
-    return COMPARABLE * (LAUNCH_US - 2.5 + 1e6 * (max(compute, traffic) + m.loss * min(compute, traffic)))
+    local strided = nhwc and not d.shares and p.stride_w > 1 and s.tp * s.tq > FEW_OUTPUTS and STRIDED or 1
+    return COMPARABLE * strided * (LAUNCH_US - 2.5 + 1e6 * (max(compute, traffic) + m.loss * min(compute, traffic)))
 end
 
 function depthwise_direct.explain(p, s)

@@ -5,6 +5,7 @@
 -- keeps `tk` channels x `tq` columns of one output row in registers. Two ways to read the patch:
 --   win=1  a thread's columns are neighbours, and one window of the patch row, in registers, serves all S taps
 --   win=0  a thread's columns are `lq` apart, and each tap is read by itself; for wide or dilated filters, and 1x1
+-- Where channels are innermost, neighbouring threads have neighbouring channels, which they read and write by fours if they can.
 -- stage=0 does without shared memory, for filters and dilations whose patch would not fit.
 -- split>1 shares the channels among as many blocks, which write partial sums that a second kernel adds in order.
 

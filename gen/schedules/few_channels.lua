@@ -9,7 +9,8 @@
 --
 -- A block stays on its multiprocessor and takes tile after tile, row by row. The patch is a ring of slots of stride_h lines: the
 -- next row of outputs needs one slot more, which a warpgroup fills ahead, through registers. The others take turns: one multiplies
--- 64 * mi columns of a row while the rest put theirs in order in shared memory and store whole lines.
+-- 64 * mi columns of a row while the rest put theirs in order in shared memory and store whole lines. In NCHW the weights may be A
+-- and nq columns B: then a thread's sums lie along rows of y.
 
 local cuda = require "cuda"
 local launch = require "launch"
@@ -32,7 +33,7 @@ local MOST_PAIRED <const> = 36       -- words under way of pairs of columns, whi
 -- Registers of a thread that fills slots, those of them for what is under way, and of a thread that multiplies, and how many sums
 -- that has, by the numbers of warpgroups that multiply and that fill slots.
 local REGISTERS <const> = {
-    [2] = { { fill = 104, taken = 56, multiply = 200, sums = 128 }, { fill = 88, taken = 40, multiply = 168, sums = 88 } },
+    [2] = { { fill = 104, taken = 48, multiply = 200, sums = 128 }, { fill = 88, taken = 40, multiply = 168, sums = 88 } },
     [3] = { { fill = 80, taken = 36, multiply = 144, sums = 88 }, { fill = 56, taken = 18, multiply = 120, sums = 56 } },
 }
 
@@ -329,7 +330,7 @@ local STORE_CLOCKS <const> = 14      -- of 128 bytes that a warpgroup stages and
 local RUN_CLOCKS <const> = 15        -- of a run of columns
 local PIECE_CLOCKS <const> = 14      -- of a piece of less than 16 bytes that a thread stores
 local SHARED_CLOCKS <const> = 1.2    -- for a clock of shared memory
-local TORN_BYTES <const> = 220       -- of memory's bandwidth that a run takes whose ends neighbours write, too, for each warpgroup at it
+local TORN_BYTES <const> = 220       -- that memory loses for a run whose ends neighbours write, too, for each warpgroup at it
 local ONE_TAP <const> = 1.35         -- for filters of one pixel, whose products are too few to hide anything
 local HIDDEN <const> = 0.1           -- what is left of the shorter of two times that overlap
 local FIRST_CLOCKS <const> = 3800    -- until the first product
@@ -437,7 +438,8 @@ function few_channels.time(p, t, s)
     local tiles = p.n * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq)
     local units, fill, last = row_clocks(p, s, d)
     local rounds, rows = ceildiv(tiles, max(1, t.sms // d.tiles_k)), min(s.tp, p.p)
-    local clocks = rounds * longer(rows * units, (rows + d.window - 1) * fill, d.slots - d.window) + d.window * fill + last + FIRST_CLOCKS
+    local tile = longer(rows * units, (rows + d.window - 1) * fill, d.slots - d.window)
+    local clocks = rounds * tile + d.window * fill + last + FIRST_CLOCKS
     local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
     if torn(p, d.columns) then bytes = bytes + TORN_BYTES * s.wg * p.n * p.k * p.p * ceildiv(p.q, d.columns) end
     local one_tap = p.r * p.s == 1 and ONE_TAP or 1

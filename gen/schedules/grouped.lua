@@ -223,6 +223,8 @@ function grouped.candidates(p, t)
     local nhwc = p.layout == "nhwc"
     local most = most_accumulators(p)
     local pixel = p.cg * p.bytes
+    local few = p.n * p.p * p.q < 4096                     -- pixels: then blocks share the filters of a group
+    local stages = nhwc and p.bytes == 2 and p.cg % 2 == 0 and not few and 2 or 1
     local width = min(64, not nhwc and p.bytes == 2 and roundup(p.q, 2) or p.q)
     if p.q > 64 then width = p.q % 56 == 0 and 56 or 64 end
     local function add(kt, gt, mt, factor, tn, tq)
@@ -231,22 +233,24 @@ function grouped.candidates(p, t)
         local rt = p.r
         if p.dil_h > 2 or rt * nt > MOST_WEIGHTS or p.math == "f32" and rt > 4 then rt = 1 end
         local gw = groups_of_warp(p, gt)
-        if 4 * gw * nt * mt > most then gw = 1 end
+        if 4 * gw * nt * mt > most then
+            if stages == 2 and p.kg < 8 and mt > 4 then return end   -- fewer rows, and all filters that a thread can store at once
+            gw = 1
+        end
         if 4 * gw * nt * mt > most then return end
         local items = gt // gw * (kt // nt) * factor * ceildiv(tn * tq, 16)
         list[#list + 1] = { gt = gt, kt = kt, gw = gw, nt = nt, mt = mt, rt = rt, tn = tn, tp = mt * factor, tq = tq,
-                            warps = items <= 4 and 2 or items <= 12 and 4 or 8, vec = vector_width(p, tq), stages = 1,
+                            warps = items <= 4 and 2 or items <= 12 and 4 or 8, vec = vector_width(p, tq), stages = stages,
                             wide = p.wide and 1 or 0 }
     end
     local full = ceildiv(p.kg, 8)
-    local few = p.n * p.p * p.q < 4096                     -- pixels: then blocks share the filters of a group
     local tall = p.p % 7 == 0 and 7 or 8
     for _, kt in ipairs { full, few and 1 or 4 } do
         if full % kt == 0 and (kt < full or kt == full and list[1] == nil) then
             for _, gt in ipairs { 1, 2, 4, 8, 16 } do
                 local bytes = gt * pixel
                 if gt == 1 or gt <= p.groups and kt == full and bytes <= (nhwc and 128 or 64) then
-                    local skip = nhwc and bytes < 32 and 2 * gt <= p.groups and kt == full and not few
+                    local skip = nhwc and bytes < 64 and 2 * gt <= p.groups and kt == full and not few
                     for _, mt in ipairs { few and 1 or 2, few and 2 or 4, few and 4 or tall } do
                         for factor = 1, skip and 0 or 2 do
                             if mt * factor < p.p + mt then
@@ -270,6 +274,7 @@ local LOAD <const>, SPLIT <const>, PRODUCT <const>, EXACT_PRODUCT <const> = 4, 1
 local WEIGHTS <const>, SUMS <const>, ITEM <const> = 5, 25, 60
 -- for sums on their way to memory, a tile on its own beside that, a tap of packed weights, a block's start; how much longer a lone
 -- warp takes; and which parts of the bandwidths patches and stores reach.
+local LONE <const> = 1.25   -- a block of two stages that has its multiprocessor for itself
 local STORE <const>, TILE <const>, TAP <const>, START <const>, ALONE <const> = 12, 4000, 65, 850, 1.6
 local MEMORY <const>, L2 <const> = 0.8, 0.62
 
@@ -284,7 +289,9 @@ function grouped.time(p, t, s)
     local products = s.rt * s.nt * (s.mt * (d.exact and EXACT_PRODUCT or PRODUCT) + WEIGHTS)
     local item = d.steps * s.gw * (d.lines * (d.exact and LOAD + SPLIT or LOAD) + products) + s.gw * s.mt * s.nt * SUMS + ITEM
     local work = (fill + d.items * item) / 4 + d.items * s.gw * s.mt * s.nt * STORE
-    local alone = TILE + fill / min(s.warps, 4) + ceildiv(d.items, s.warps) * item * ALONE
+    local filling, multiplying = fill / min(s.warps, 4), ceildiv(d.items, s.warps) * item * ALONE
+    local alone = TILE + (s.stages == 2 and max(filling, multiplying) or filling + multiplying)
+    if s.stages == 2 and d.resident == 1 then alone = LONE * alone end
     local weights = ceildiv(s.gt * min(8 * s.kt, p.kg) * d.cw, d.threads) * (10 + p.r * p.s) * TAP
     local clocks = START + weights + ceildiv(tiles, at_once) * max(resident * work, alone) + 0.9 * resident * work
     local stored = p.n * p.k * p.p * p.q * p.bytes

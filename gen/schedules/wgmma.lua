@@ -256,8 +256,9 @@ local function derive(p, s, t)
     d.drain = d.patches == 1 and d.chunks > 1
     d.x_channels = roundup(p.c * p.bytes, 16) // p.bytes
     d.transpose = not d.planar and (p.layout == "nchw" or d.x_channels ~= p.c)
-    -- of one chunk in rows of 64 bytes, products are faster than copies of such rows from where they lie
-    d.packs = p.r * p.s > 1 and (p.weights_layout == "kcrs" or d.turns and s.cb == 64) or d.x_channels ~= p.c or d.parts > 1
+    -- of one chunk in rows of 64 bytes, products are faster than copies of such rows from where they lie again and again
+    local slow = d.turns and s.cb == 64 and not d.hold
+    d.packs = p.r * p.s > 1 and (p.weights_layout == "kcrs" or slow) or d.x_channels ~= p.c or d.parts > 1
     -- the three warpgroups begin with 168 registers a thread, and share those
     local many = d.accumulators * d.parts > 144
     d.producer_registers, d.consumer_registers = many and 56 or 88, many and 224 or 208
@@ -321,7 +322,7 @@ function wgmma.check(p, t, s)
         if s.ni > 1 or d.split then return "boxes of planes are of one image, and of all channels" end
         if d.flat and not (d.rectangle and d.most_w > 0) then return "whole lines are of rectangles" end
         if d.box_pixels > MOST_TURNED * 96 // (p.bytes == 2 and 2 or 1) then
-            return string.format("a box of %d pixels of planes; at most %d are turned", d.box_pixels, MOST_TURNED * 96 // (p.bytes == 2 and 2 or 1))
+            return string.format("a box of %d pixels of planes: more than three warps turn", d.box_pixels)
         end
         if max(d.flat and d.box_w * p.bytes // 4 or d.box_w, d.box_h) > MOST_BOX then
             return string.format("a box of %d x %d pixels of planes; at most %d in each direction", d.box_h, d.box_w, MOST_BOX)
@@ -486,7 +487,9 @@ function wgmma.time(p, t, s)
     local rounded = p.math == "tf32" and not d.transpose   -- by those who gather, in shared memory
     local gather = d.planar and (s.cb // 32) * (d.box_pixels * 2 * d.parts + 700) or d.boxes and d.patch_bytes / 32 + 1500 or
                    d.patch_rows * (s.cb / 16) * (d.parts == 2 and 1.6 or rounded and 2.0 or 0.5) + 2000
-    local fetch = (d.hold and 0 or p.r * p.s * d.parts * d.tile_k * s.cb) + d.patch_rows * s.cb
+    -- with room for one patch, its weights come behind it; rows of 64 bytes come slower
+    local fetch = (d.hold and 0 or p.r * p.s * d.parts * d.tile_k * s.cb) + (d.patches > 1 and d.patch_rows * s.cb or 0)
+    if s.cb == 64 then fetch = 1.1 * fetch end
     if d.turns and d.my_strips > 1 then   -- all factors here are measured
         if p.layout == "nchw" then product = 1.2 * product elseif d.steps == 4 then product = 1.06 * product end
     end
@@ -620,7 +623,8 @@ function wgmma.launch(p, t, s)
     local args = launch.args(p, { x, d.packs and call("packed", "0") or filters_of(p, s, d) },
                              { "N", "H", "W", "P", "Q", table.unpack(sizes) }, (d.stores_boxes or d.stores_planes) and outputs_of(p, d) or nil)
     if d.stores_planes then
-        requires[#requires + 1] = { expr = string.format("Q * %d %% 16 == 0", p.bytes), why = "rows of the output must be multiples of 16 bytes" }
+        requires[#requires + 1] = { expr = string.format("Q * %d %% 16 == 0", p.bytes),
+                                    why = "rows of the output must be multiples of 16 bytes" }
     end
     args[#args + 1] = call("i32", tiles)
     local launches, packed, packed_k = {}, nil, nil

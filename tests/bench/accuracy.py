@@ -40,8 +40,8 @@ def reference(layer, x, w, where):
 
 
 def errors(layer, mode, y, where, exact, magnitude):
-    """{"max", "rms", "bound", "wrong", "of", "rms_limit", "shrink"} of y at the positions. bound: the largest of the bounds;
-    shrink: by how much y is nearer to zero than the exact outputs, on average and relative to them."""
+    """{"max", "rms", "bound", "wrong", "of", "rms_limit", "shrink"} of y at the positions. bound: the largest of the
+    bounds; shrink: by how much y is nearer to zero than the exact outputs, on average and relative to them."""
     n, p, q = where.to(y.device).unbind(1)
     signed = y[n, :, p, q].double() - exact
     difference = signed.abs()

@@ -9,8 +9,8 @@ A row is what was measured of one layer, mode and layout:
     speed                                  torch_us / ours_us
     schedule, origin, plan_ms              what convjit chose, where its kernel came from, and how long the plan took
     torch_first_ms                         PyTorch's first call, with cuDNN's search
-    error                                  against float64: {"ours": {"max", "rms", "bound", "rms_limit", "shrink", "wrong", "of"},
-                                           "torch": the same}
+    error                                  against float64: {"ours": {"max", "rms", "bound", "rms_limit", "shrink",
+                                           "wrong", "of"}, "torch": the same}
     wrong                                  a message when our output is wrong, else ""
     packed_us                              with --packed: our median with weights packed before, if the schedule packs any
     ours_host_us, torch_host_us            with --host: what a call costs the host

@@ -14,6 +14,8 @@ static const struct { const char *tuple, *schedule; } kernels[] = {
     { "n1c256h4w8k1024r1s1", "mma" },
     { "n1c256h4w8k1024r1s1", "pointwise" },
     { "n8c256h16w16k512r1s1", "pointwise" },
+    { "n1c256h4w8k1024r1s1", "gemm" },
+    { "n8c256h16w16k512r1s1", "gemm:tk=128,st=3,bq=64,bp=1,bn=1,hold=0,one=0,pairs=0,piece=0" },
     { "n1c3h20w20k16r7s7_stride2", "few_channels" },
     { "n1c16h9w40k64r3s3", "few_channels" },
     { "n2c64h9w12k64r3s3_g8", "grouped" },

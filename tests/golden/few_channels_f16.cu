@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       f915a6d23492327baf154797e59f894206dc38efba2d6133e0c878d8c655574c
+// key       a14a0bf7dbef034870aa8a0c212c222370c86370790672a6253e6762a28ea82f
 // again     convjit dump n1c3h1w1k64r7s7_stride2_pad3_f16_bias_relu --arch sm_90a --schedule few_channels:tk=64,tp=56,tq=112,mi=1,wg=3,lg=1,nq=112
 
 // What is PTX, and the emulated device has a twin of.
@@ -201,7 +201,8 @@ constexpr int RING_BYTES = 40960;
 
 // The reduction takes STEPS steps of 32 bytes for each filter row.
 constexpr int STEPS = 2, ROUNDS = 1, STEP_BYTES = TILE_K * 32, WEIGHT_BYTES = R * STEPS * STEP_BYTES;
-__constant__ int OFFSET[STEPS] = {0, 2};   // where a step begins behind a window's begin, in 16 bytes
+// Where a step begins behind a window's begin, in 16 bytes.
+__constant__ int OFFSET[STEPS] = {0, 2};
 __constant__ int TAP[S * C] = {8, 10, 12, 16, 18, 20, 24, 26, 28, 32, 34, 36, 40, 42, 44, 48, 50, 52, 56, 58, 60};   // where each tap's channels are, counted through the steps
 
 // What is stored is put in order first, a product at a time: runs of the columns of a filter.
@@ -263,10 +264,12 @@ __device__ __forceinline__ void item_place(int i, int &line, int &column, int &c
     line = i / (LINE_ITEMS * PIXEL_ITEMS);
 }
 
-// Starts to take the items from `first` on of the slot whose first pixel is row h0, column w0 of an image of x; zeros outside of the image.
+// Starts to take the items from `first` on of the slot whose first pixel is row h0, column w0 of an image of x; zeros outside of
+// the image.
 // WHOLE: W is a multiple of 2, so that 2 columns lie together in x, aligned, or outside.
 template <bool WHOLE>
-__device__ __forceinline__ void take(unsigned (&v)[ITEMS][WORDS], const Element *__restrict__ x, int h0, int w0, int H, int W, int first, int thread)
+__device__ __forceinline__ void take(unsigned (&v)[ITEMS][WORDS], const Element *__restrict__ x, int h0, int w0, int H, int W,
+                                     int first, int thread)
 {
 #pragma unroll
     for (int j = 0; j < ITEMS; j++) {
@@ -326,7 +329,8 @@ __device__ __forceinline__ void stage(unsigned char *staged, const float (&v)[SU
 #pragma unroll
     for (int lower = 0; lower < 2; lower++) {
         const int filter = warp * 16 + lower * 8 + lane / 4;
-        Element *const to = reinterpret_cast<Element *>(staged + filter * RUN) + ((unsigned)first + (unsigned)filter * plane) % PIECE + lane % 4 * 2;
+        const int shift = ((unsigned)first + (unsigned)filter * plane) % PIECE;
+        Element *const to = reinterpret_cast<Element *>(staged + filter * RUN) + shift + lane % 4 * 2;
 #pragma unroll
         for (int j = 0; j < SUMS / 4; j++) {
             const float v0 = v[4 * j + 2 * lower], v1 = v[4 * j + 2 * lower + 1];
@@ -346,8 +350,10 @@ __device__ __forceinline__ void copy(Element *to, const Element *from)
     *reinterpret_cast<Wide *>(to) = *reinterpret_cast<const Wide *>(from);
 }
 
-// Stores `columns` columns of each of `filters` filters: 16 bytes of y at a time, and what is less at both ends of a run. By a warpgroup.
-__device__ __forceinline__ void store(Element *y, const unsigned char *staged, long long first, int plane, int filters, int columns, int thread)
+// Stores `columns` columns of each of `filters` filters: 16 bytes of y at a time, and what is less at both ends of a run. By a
+// warpgroup.
+__device__ __forceinline__ void store(Element *y, const unsigned char *staged, long long first, int plane, int filters, int columns,
+                                      int thread)
 {
     constexpr int PIECES = COLUMNS / PIECE;   // of a run
 #pragma unroll 4
@@ -395,12 +401,14 @@ extern "C" __global__ void __launch_bounds__(LOADERS + 128 * CONSUMERS, 1) conv2
     }
     __syncthreads();
 
-    const int warp = __shfl_sync(0xffffffff, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;   // from one lane: known to be uniform
+    // from one lane, so that the compiler knows it to be uniform, and keeps descriptors in uniform registers
+    const int warp = __shfl_sync(0xffffffff, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int first_tile = blockIdx.x / TILES_K, step_tiles = gridDim.x / TILES_K, k0 = blockIdx.x % TILES_K * TILE_K;
     if (threadIdx.x < LOADERS) {
         registers_decrease<80>();
         unsigned taken[DEPTH][ITEMS][WORDS];
-        int tile = first_tile, slot = 0, batch = 0, ahead = 0;   // what is taken next, slot counted in the tile; batches that are taken
+        int tile = first_tile, slot = 0, batch = 0;   // what is taken next; the slot is counted in the tile
+        int ahead = 0;                                // batches that are taken
         const auto take_next = [&](unsigned (&v)[ITEMS][WORDS]) {
             if (tile >= tiles) return;
             const int p0 = tile / tiles_q % tiles_p * TILE_P, first = batch * ITEMS * LOADERS;
@@ -458,7 +466,7 @@ extern "C" __global__ void __launch_bounds__(LOADERS + 128 * CONSUMERS, 1) conv2
             for (; done < end; done++)
                 if (lane == 0) mbarrier_arrive(slot_empty + (first_slot + done) % SLOTS);
         };
-        // Slots that other warpgroups use are given back as well, but only when they are full: a barrier counts each phase's arrivals.
+        // Slots that other warpgroups use are given back as well, but when they are full: a barrier counts each phase's arrivals.
         const auto pass = [&](int end) {
             while (done < end) {
                 mbarrier_wait(slot_full + (first_slot + done) % SLOTS, (first_slot + done) / SLOTS & 1);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       b2daf3bff308f2ec30ec540ffb817dbd3ec275520380fbc6d0440bb8a5c44309
+// key       5b6af7231657c75ad0956d5fb879c1f563dbcc0d509bc097c31d7752cb9efce7
 // again     convjit dump n1c5h3w5k40r3s3_stride3_dil1x2_nhwc_residual --arch sm_90a --schedule few_channels:tk=24,tp=1,tq=64,mi=1,wg=2,lg=2,nq=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -164,12 +164,13 @@ constexpr int LINE = PHASES * CELLS * CELL, LINE_PIXELS = LINE / PIXEL;
 
 // The lines come in slots of SLOT_LINES, which are a ring: a row of outputs needs WINDOW of them, and the next row one more.
 constexpr int SLOTS = 5, WINDOW = 1, SLOT_LINES = 3, RING_LINES = SLOTS * SLOT_LINES;
-constexpr int PARTS = 2;   // a float is the sum of two TF32 numbers: what the hardware takes of it, and the rest
+constexpr int PARTS = 2;   // of a float: it is the sum of two TF32 numbers
 constexpr int RING_BYTES = 94208;
 
 // The reduction takes STEPS steps of 32 bytes for each filter row.
 constexpr int STEPS = 3, ROUNDS = 1, STEP_BYTES = TILE_K * 32, WEIGHT_BYTES = R * STEPS * STEP_BYTES;
-__constant__ int OFFSET[STEPS] = {0, 132, 260};   // where a step begins behind a window's begin, in 16 bytes
+// Where a step begins behind a window's begin, in 16 bytes.
+__constant__ int OFFSET[STEPS] = {0, 132, 260};
 __constant__ int TAP[S * C] = {0, 4, 8, 12, 16, 64, 68, 72, 76, 80, 32, 36, 40, 44, 48};   // where each tap's channels are, counted through the steps
 
 // What is stored is put in order first, STAGE_K filters at a time: runs of the filters of a column.
@@ -248,8 +249,10 @@ __device__ __forceinline__ void item_place(int i, int &line, int &column, int &c
     line = i / (PIXEL_ITEMS * LINE_ITEMS);
 }
 
-// Starts to take the items from `first` on of the slot whose first pixel is row h0, column w0 of an image of x; zeros outside of the image.
-__device__ __forceinline__ void take(unsigned (&v)[ITEMS][WORDS], const Element *__restrict__ x, int h0, int w0, int H, int W, int first, int thread)
+// Starts to take the items from `first` on of the slot whose first pixel is row h0, column w0 of an image of x; zeros outside of
+// the image.
+__device__ __forceinline__ void take(unsigned (&v)[ITEMS][WORDS], const Element *__restrict__ x, int h0, int w0, int H, int W,
+                                     int first, int thread)
 {
 #pragma unroll
     for (int j = 0; j < ITEMS; j++) {
@@ -317,7 +320,8 @@ __device__ __forceinline__ void stage(unsigned char *staged, const float (&sum)[
 
 // Stores what is staged, a Piece at a time: `columns` columns, `filters` of each. By a warp.
 template <typename Piece>
-__device__ __forceinline__ void store(Element *__restrict__ y, const unsigned char *staged, int filters, int columns, int thread)
+__device__ __forceinline__ void store(Element *__restrict__ y, const unsigned char *staged, int filters, int columns,
+                                      int thread)
 {
     constexpr int ELEMENTS = sizeof(Piece) / sizeof(Element), PIECES = STAGE_K / ELEMENTS;   // of a run
     constexpr int COUNT = PIECES * 16, TOGETHER = 8;   // pieces of a thread that are under way
@@ -333,7 +337,8 @@ __device__ __forceinline__ void store(Element *__restrict__ y, const unsigned ch
         for (int j = 0; j < TOGETHER; j++) {
             const int i = first + j * 32, column = i / PIECES, filter = i % PIECES * ELEMENTS;
             if ((COUNT % (TOGETHER * 32) == 0 || i < COUNT) && column < columns && filter < filters)
-                reinterpret_cast<Piece *>(y)[(unsigned)(column * K + filter) / ELEMENTS] = piece[j];   // as one, which the compiler does not see of a cast sum
+                // as one of the pieces of y: of a sum that is cast the compiler makes four stores
+                reinterpret_cast<Piece *>(y)[(unsigned)(column * K + filter) / ELEMENTS] = piece[j];
         }
     }
 }
@@ -356,12 +361,14 @@ extern "C" __global__ void __launch_bounds__(LOADERS + 128 * CONSUMERS, 1) conv2
     }
     __syncthreads();
 
-    const int warp = __shfl_sync(0xffffffff, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;   // from one lane: known to be uniform
+    // from one lane, so that the compiler knows it to be uniform, and keeps descriptors in uniform registers
+    const int warp = __shfl_sync(0xffffffff, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     const int first_tile = blockIdx.x / TILES_K, step_tiles = gridDim.x / TILES_K, k0 = blockIdx.x % TILES_K * TILE_K;
     if (threadIdx.x < LOADERS) {
         registers_decrease<88>();
         unsigned taken[DEPTH][ITEMS][WORDS];
-        int tile = first_tile, slot = 0, batch = 0, ahead = 0;   // what is taken next, slot counted in the tile; batches that are taken
+        int tile = first_tile, slot = 0, batch = 0;   // what is taken next; the slot is counted in the tile
+        int ahead = 0;                                // batches that are taken
         const auto take_next = [&](unsigned (&v)[ITEMS][WORDS]) {
             if (tile >= tiles) return;
             const int p0 = tile / tiles_q % tiles_p * TILE_P, first = batch * ITEMS * LOADERS;
@@ -417,7 +424,7 @@ extern "C" __global__ void __launch_bounds__(LOADERS + 128 * CONSUMERS, 1) conv2
             for (; done < end; done++)
                 if (lane == 0) mbarrier_arrive(slot_empty + (first_slot + done) % SLOTS);
         };
-        // Slots that other warpgroups use are given back as well, but only when they are full: a barrier counts each phase's arrivals.
+        // Slots that other warpgroups use are given back as well, but when they are full: a barrier counts each phase's arrivals.
         const auto pass = [&](int end) {
             while (done < end) {
                 mbarrier_wait(slot_full + (first_slot + done) % SLOTS, (first_slot + done) / SLOTS & 1);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_80
 // options   --gpu-architecture=sm_80 --std=c++17 --fmad=false
-// key       9d9a9a82005343595829008be418654eb78ddafb1a91f93afc4263c99d5adfe7
+// key       e80c6b1beefc1c778c14c27491bacf71adb95f70e0631c028d4e909a9c8b482f
 // again     convjit dump n1c120h1w1k60r3s3_stride2_pad1_g30_nhwc_residual --arch sm_80 --schedule grouped:gt=4,kt=1,gw=4,nt=1,mt=2,rt=3,tn=1,tp=4,tq=14,warps=4,vec=1,stages=2,wide=0
 
 // What is PTX, and the emulated device has a twin of.
@@ -97,16 +97,6 @@ __device__ __forceinline__ unsigned small_part(unsigned bits)
 }
 __device__ __forceinline__ float big_part(float v) { return __uint_as_float(big_part(__float_as_uint(v))); }
 __device__ __forceinline__ float small_part(float v) { return __uint_as_float(small_part(__float_as_uint(v))); }
-
-// The small part of a weight. Tensor cores truncate what they sum, toward zero: on average it is short by 1.3 * 2^-24 of itself. That
-// is less than a rounding, but over the layers of a network it adds up, as roundings do not; so weights are larger by as much. Those
-// of up to 20 bits, such as integers, stay what they are: exact sums lose nothing.
-__device__ __forceinline__ unsigned weight_rest(unsigned bits)
-{
-    const unsigned rest = small_part(bits);
-    return bits & 15u ? __float_as_uint(fmaf(__uint_as_float(bits), 1.3f * 0x1p-24f, __uint_as_float(rest))) : rest;
-}
-__device__ __forceinline__ float weight_rest(float v) { return __uint_as_float(weight_rest(__float_as_uint(v))); }
 
 
 // Where a pixel of the patch is: the image's row of TILE_N * ROWS, and the column.
@@ -246,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv2d_grouped_c120k60r
 #pragma unroll
                             for (int j = 0; j < NT; j++) {
                                 // the small terms first, while the sum is small
-                                const unsigned small_b[2] = {weight_rest(b[r][j][0]), weight_rest(b[r][j][1])};
+                                const unsigned small_b[2] = {small_part(b[r][j][0]), small_part(b[r][j][1])};
                                 const unsigned big_b[2] = {big_part(b[r][j][0]), big_part(b[r][j][1])};
                                 mma_m16n8k8_tf32(acc[u][i][j], small_a, big_b);
                                 mma_m16n8k8_tf32(acc[u][i][j], a, small_b);

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       6df36800744ba00263192fd770924868e6436373facb0e591870b8755de8f20c
+// key       4c8df9d8382c4bf603a2419f298389c696a0e56b2eb9ab4e9042d5d82458c8aa
 // again     convjit dump n1c64h1w1k64r3s3_pad1_f16_bias_relu --arch sm_90a --schedule wgmma:wm=1,tp=29,sq=1,ni=1,cb=128,lw=58,split=1,box=3
 
 // What is PTX, and the emulated device has a twin of.
@@ -352,7 +352,8 @@ constexpr int SLICE = 2 * ELEMENTS, SLICES = PIECES / 2, BOXES = 2;   // of a ch
 constexpr int BOX_PIXELS = 344;   // all columns of the lines of a patch
 constexpr int BOX_BYTES = BOX_PIXELS * SLICE * sizeof(Element), BOX_ROOM = (BOX_BYTES + 127) / 128 * 128;
 constexpr int ROWS_OF_BOX = ELEMENTS + BOX_PIXELS;
-__constant__ int PLANE_H[STRIDE_H] = {0}, PLANE_W[STRIDE_W] = {0};   // -1: no tap falls on it
+__constant__ int PLANE_H[STRIDE_H] = {0};   // planes of the patch by phases; -1: no tap falls on it
+__constant__ int PLANE_W[STRIDE_W] = {0};
 constexpr int CONSUMERS = 2;    // warpgroups
 
 // Outputs are staged in shared memory, and from there stored along columns: of 64 filters, STAGED pixels at a time.
@@ -488,7 +489,8 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
         }
         barrier_sync(5, PRODUCERS);
         int buffer = 0, phase = 0;
-        // A thread has the same pixels of all slices, and knows their rows. A warp turns matrices of 8 pixels x 8 channels: of 16 pixels, the slice's two pieces.
+        // A thread has the same pixels of all slices, and knows their rows.
+        // A warp turns matrices of 8 pixels x 8 channels: of 16 pixels, the slice's two pieces.
         constexpr int STEP = 3 * 16, OWN = (BOX_PIXELS + STEP - 1) / STEP, AT_ONCE = OWN > 12 ? 2 : 4;   // turned before the first is written
         const int own = (warp - 1) * 16 + lane / 16 * 8, piece = lane / 8 % 2, spare = PATCH_ROWS + (warp - 1) * 8 + lane % 8;
         int row[OWN];
@@ -497,7 +499,8 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
             const int slice = i % SLICES;
             if (i % (chunks * SLICES) == 0) {
                 const int position = (first_tile + i / (chunks * SLICES) * (int)gridDim.x) / TILES_K;
-                const int early = (position / tiles_q % tiles_p * TILE_P * STRIDE_H - PAD_TOP) * W & ELEMENTS - 1;   // pixels before the patch's first
+                const int h = position / tiles_q % tiles_p * TILE_P * STRIDE_H - PAD_TOP;
+                const int early = h * W & ELEMENTS - 1;   // pixels before the patch's first
 #pragma unroll
                 for (int j = 0; j < OWN; j++) {
                     const int pixel = own + j * STEP;

@@ -6,7 +6,7 @@
 //           It had the least predicted time for the N, H and W that were asked: `convjit schedules` lists the others.
 // target    sm_90a
 // options   --gpu-architecture=sm_90a --std=c++17 --fmad=false
-// key       26ebeb865ec6b3f2a71520b32e3d20f2c929b9fa369c5dadf3adfd7efdd0bedb
+// key       2978a3e34b1a2f7605bb1b5d3e5196dec8bd5f5af869d1ca8885ab0fc53732ef
 // again     convjit dump n1c64h3w3k128r3s3_stride1x2_residual --arch sm_90a --schedule wgmma:wm=1,tp=9,sq=2,ni=1,cb=128,lw=36,split=1,box=2
 
 // What is PTX, and the emulated device has a twin of.
@@ -257,7 +257,8 @@ constexpr int SLICE = 2 * ELEMENTS, SLICES = PIECES / 2, BOXES = 2;   // of a ch
 constexpr int BOX_W = 76, BOX_PIXELS = BOX_W * 6;
 constexpr int BOX_BYTES = BOX_PIXELS * SLICE * sizeof(Element), BOX_ROOM = (BOX_BYTES + 127) / 128 * 128;
 constexpr int ROWS_OF_BOX = ELEMENTS + BOX_PIXELS;
-__constant__ int PLANE_H[STRIDE_H] = {0}, PLANE_W[STRIDE_W] = {0, 1};   // -1: no tap falls on it
+__constant__ int PLANE_H[STRIDE_H] = {0};   // planes of the patch by phases; -1: no tap falls on it
+__constant__ int PLANE_W[STRIDE_W] = {0, 1};
 constexpr int CONSUMERS = 2;    // warpgroups
 
 // Outputs are staged in shared memory, and from there stored along columns: of 64 filters, STAGED pixels at a time.
@@ -614,7 +615,8 @@ extern "C" __global__ void __launch_bounds__(128 + 128 * CONSUMERS, 1) conv2d_wg
                     const long long to_run = run.to + (long long)(k0 + filter) * P * Q;
                     const int shift = (int)to_run & ELEMENTS - 1, unit = last ? (shift + run.count - 1) / ELEMENTS : 0;
                     const int column = unit * ELEMENTS - shift;   // of the unit's first element
-                    const bool whole = column >= 0 && column + ELEMENTS <= run.count, wanted = !whole && unit >= last && filter < 64 && k0 + filter < K;
+                    const bool whole = column >= 0 && column + ELEMENTS <= run.count;
+                    const bool wanted = !whole && unit >= last && filter < 64 && k0 + filter < K;
                     const Staged *const from = reinterpret_cast<const Staged *>(staging + filter * STAGED_ROW) + (run.unit + unit) * ELEMENTS;
                     to[j] = to_run + column + word * (4 / sizeof(Element));
 #pragma unroll

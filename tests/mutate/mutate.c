@@ -55,8 +55,8 @@ typedef struct campaign {
     bool failed;          /* a mutant could not be tried, or an explanation explains none */
 } campaign;
 
-/* A child at work. */
-typedef struct job { pid_t pid; const mutant *mutant; } job;
+/* A child at work on a mutant, or on the unchanged kernel of that number. */
+typedef struct job { pid_t pid; const mutant *mutant; int kernel; } job;
 
 /* ---- One kernel ---- */
 
@@ -164,21 +164,6 @@ static int wait_for_one(const job *jobs, int n, int *status)
     return -1;
 }
 
-/* The unchanged kernel must pass. Its trial, in `out`. */
-static bool try_original(const campaign *c, const subject *s, trial *out)
-{
-    int status = 0;
-    pid_t pid = start(c, s, NULL, NULL, out);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-        perror("fork");
-        return false;
-    }
-    trial_end(out, status);
-    if (out->verdict != SURVIVED)
-        fprintf(stderr, "%s: the unchanged kernel fails (%s): %s\n", s->name, verdict_name(out->verdict), out->detail);
-    return out->verdict == SURVIVED;
-}
-
 static void show_progress(const subject *s, size_t done, size_t of)
 {
     if (isatty(2))
@@ -194,7 +179,7 @@ static bool try_mutants(campaign *c, const work *k, const trial *original, trial
         for (int i = 0; i < c->options.jobs && next < k->n; i++)
             if (!jobs[i].pid) {
                 const mutant *m = &k->all.list[k->chosen[next++]];
-                jobs[i] = (job){start(c, k->s, m, original, &shared[i]), m};
+                jobs[i] = (job){.pid = start(c, k->s, m, original, &shared[i]), .mutant = m};
             }
         int status, i = wait_for_one(jobs, c->options.jobs, &status);
         if (i < 0) {
@@ -415,13 +400,36 @@ static void check_explanations(campaign *c)
     free(matched);
 }
 
+static bool passes(const subject *s, trial *t, int wait_status)
+{
+    trial_end(t, wait_status);
+    if (t->verdict != SURVIVED)
+        fprintf(stderr, "%s: the unchanged kernel fails (%s): %s\n", s->name, verdict_name(t->verdict), t->detail);
+    return t->verdict == SURVIVED;
+}
+
 /* Likewise, kernels that fail unchanged. */
 static bool try_originals(const campaign *c, trial *originals)
 {
+    job jobs[MAX_JOBS] = {0};
     bool good = true;
-    for (int i = 0; i < c->n_subjects; i++)
-        if (c->work[i].n > 0)
-            good &= try_original(c, c->work[i].s, &originals[i]);
+    for (int next = 0, running = 0; next < c->n_subjects || running > 0;) {
+        for (int i = 0; i < c->options.jobs && next < c->n_subjects; i++) {
+            while (next < c->n_subjects && c->work[next].n == 0)
+                next++;
+            if (!jobs[i].pid && next < c->n_subjects) {
+                jobs[i] = (job){.pid = start(c, c->work[next].s, NULL, NULL, &originals[next]), .kernel = next};
+                next++;
+                running++;
+            }
+        }
+        int status, i = running > 0 ? wait_for_one(jobs, c->options.jobs, &status) : -1;
+        if (i < 0)
+            return good && running == 0;
+        good &= passes(c->work[jobs[i].kernel].s, &originals[jobs[i].kernel], status);
+        jobs[i].pid = 0;
+        running--;
+    }
     return good;
 }
 
