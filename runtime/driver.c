@@ -31,7 +31,6 @@ enum {
     CUDA_ERROR_STUB_LIBRARY = 34,
     CUDA_ERROR_NO_DEVICE = 100,
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209,
-    CUDA_ERROR_NOT_FOUND = 500,
     CUDA_ERROR_SYSTEM_DRIVER_MISMATCH = 803
 };
 enum {
@@ -178,7 +177,8 @@ typedef struct driver {
 
 struct cj_module {
     const bound *home;
-    CUmodule parts[CJ_MAX_PARTS]; /* of the kernel's text */
+    cj_blob cubins[CJ_MAX_PARTS]; /* of the parts of the kernel's text; not its own */
+    CUmodule parts[CJ_MAX_PARTS];
     int n_parts;
     pthread_mutex_t lock;   /* guards the list, and the functions' smem */
     cj_function *functions; /* one for each entry that was asked for */
@@ -468,11 +468,10 @@ static void unload_parts(const driver *d, cj_module *m)
 /* In the module's context. */
 static convjit_status load_parts(const driver *d, const bound *home, const cj_blob *binary, cj_module *m)
 {
-    cj_blob parts[CJ_MAX_PARTS];
     int n = 0;
-    convjit_status status = cj_parts_split(binary, parts, &n);
+    convjit_status status = cj_parts_split(binary, m->cubins, &n);
     while (status == CONVJIT_OK && m->n_parts < n) {
-        CUresult result = d->api.ModuleLoadData(&m->parts[m->n_parts], parts[m->n_parts].data);
+        CUresult result = d->api.ModuleLoadData(&m->parts[m->n_parts], m->cubins[m->n_parts].data);
         if (result == CUDA_SUCCESS)
             m->n_parts++;
         else
@@ -524,13 +523,13 @@ static void unload(cj_device *base, cj_module *m)
     free(m);
 }
 
-/* The entry point in whichever part has it. */
+/* Asks no part but the one that has the entry point: a call that fails is an error to tools that watch all calls, such as
+ * compute-sanitizer. */
 static convjit_status find_entry(const driver *d, const cj_module *m, const char *entry, CUfunction *out)
 {
-    CUresult result = CUDA_ERROR_NOT_FOUND;
-    for (int i = 0; i < m->n_parts && result == CUDA_ERROR_NOT_FOUND; i++)
-        result = d->api.ModuleGetFunction(out, m->parts[i], entry);
-    return result == CUDA_SUCCESS ? CONVJIT_OK : cj_fail_in(fail_call(d, result, "cuModuleGetFunction"), "entry point %s", entry);
+    const int part = cj_parts_find(m->cubins, m->n_parts, entry);
+    convjit_status status = CALL(d, ModuleGetFunction, out, m->parts[part], entry);
+    return status == CONVJIT_OK ? CONVJIT_OK : cj_fail_in(status, "entry point %s", entry);
 }
 
 /* Under the module's lock, in its context. */

@@ -303,6 +303,8 @@ enum { CJ_MAX_PARTS = 4 };
 convjit_status cj_parts_join(const cj_blob parts[], int n, cj_blob *binary); /* a copy of them */
 /* The parts lie in the binary. */
 convjit_status cj_parts_split(const cj_blob *binary, cj_blob parts[CJ_MAX_PARTS], int *n);
+/* The index of the part that has an entry point; 0 if none says so. */
+int cj_parts_find(const cj_blob parts[], int n, const char *entry);
 
 /* ---- compilers: nvrtc.c and emu/compiler.c ---- */
 
@@ -341,6 +343,7 @@ typedef struct cj_device {
     /* Opens the library and picks the device for this thread; cheap when done before. Fills arch ("sm_90a"), SM count.
      * *binding identifies the CUDA context in use (0 for the emulated device): modules belong to one. */
     convjit_status (*bind)(struct cj_device *d, char arch[16], int *sms, uintptr_t *binding);
+    /* The binary's bytes must stay until the module is unloaded. */
     convjit_status (*load)(struct cj_device *d, uintptr_t binding, const cj_blob *binary, cj_module **out);
     void (*unload)(struct cj_device *d, cj_module *m);
     /* Looks an entry up, and allows it `smem` bytes of dynamic shared memory. */

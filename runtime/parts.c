@@ -8,7 +8,9 @@
  *          8     8  N, number of parts
  *         16   8*N  bytes of each
  *      16+8N        the cubins, each at a multiple of 16
- */
+ *
+ * Which entry points a part has is not written beside it: a cubin, an ELF file, names the section of each one's instructions
+ * ".text." and the entry point. */
 #include <stdlib.h>
 #include <string.h>
 #include "cache.h"
@@ -71,4 +73,29 @@ convjit_status cj_parts_split(const cj_blob *binary, cj_blob parts[CJ_MAX_PARTS]
     }
     *n = (int)count;
     return CONVJIT_OK;
+}
+
+/* Whether a string that ends with ".text." and the entry point lies in a part. */
+static bool has_entry(const cj_blob *part, const char *entry)
+{
+    static const char SECTION[] = ".text.";
+    const size_t prefix = sizeof SECTION - 1, length = strlen(entry) + 1; /* with the 0 byte */
+    const unsigned char *at = part->data, *end = part->data + part->size;
+    while ((size_t)(end - at) >= prefix + length) {
+        at = memmem(at, (size_t)(end - at), SECTION, prefix);
+        if (!at)
+            return false;
+        at += prefix;
+        if ((size_t)(end - at) >= length && memcmp(at, entry, length) == 0)
+            return true;
+    }
+    return false;
+}
+
+int cj_parts_find(const cj_blob parts[], int n, const char *entry)
+{
+    for (int i = 0; i < n; i++)
+        if (has_entry(&parts[i], entry))
+            return i;
+    return 0;
 }

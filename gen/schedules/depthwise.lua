@@ -185,7 +185,7 @@ local function derive(p, s, t)
         d.out_bytes = roundup(s.ni * d.filters * s.tp * s.tq * p.bytes, 128)
         d.smem = s.stages * d.raw_bytes + d.patch_bytes + d.weight_bytes + d.out_bytes + RESERVED
     end
-    d.registers = min(roundup(d.registers + (s.copy == TENSOR and 0 or 16), 8), 255)
+    d.registers = min(roundup(d.registers + (s.copy == TENSOR and 0 or s.copy == ASYNC and s.mm == FMA and 24 or 16), 8), 255)
     d.resident = max(1, cost.occupancy(t, d.threads, d.registers, d.smem))
     return d
 end

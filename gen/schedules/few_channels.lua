@@ -330,7 +330,7 @@ local STORE_CLOCKS <const> = 14      -- of 128 bytes that a warpgroup stages and
 local RUN_CLOCKS <const> = 15        -- of a run of columns
 local PIECE_CLOCKS <const> = 14      -- of a piece of less than 16 bytes that a thread stores
 local SHARED_CLOCKS <const> = 1.2    -- for a clock of shared memory
-local TORN_BYTES <const> = 220       -- that memory loses for a run whose ends neighbours write, too, for each warpgroup at it
+local TORN_BYTES <const> = 205       -- that memory loses for a run whose ends neighbours write, too: see torn_bytes
 local ONE_TAP <const> = 1.35         -- for filters of one pixel, whose products are too few to hide anything
 local HIDDEN <const> = 0.1           -- what is left of the shorter of two times that overlap
 local FIRST_CLOCKS <const> = 3800    -- until the first product
@@ -409,13 +409,24 @@ local function add_columns(p, t, list)
     end
 end
 
+-- Columns of the products of wg warpgroups that share a row of y evenly: as few products as there can be, or twice as many
+-- until a tile of tk filters fits into shared memory, but not of less than 64 columns for that.
+local function even_columns(p, t, tk, wg)
+    local products = ceildiv(p.q, min(256, 2 * most_sums(p, wg) // 8 * 8))
+    local nq
+    repeat
+        nq = roundup(ceildiv(p.q, products), 8)
+        products = 2 * products
+    until nq < 128 or not few_channels.check(p, t, { tk = tk, tp = 1, tq = nq, mi = 1, wg = wg, lg = 1, nq = nq })
+    return nq
+end
+
 -- Products whose rows are filters: a row of y in as few as possible, of the same width.
 local function add_rows(p, t, list)
     local most = roundup(ceildiv(p.k, ceildiv(p.k, 256)), 64)
     for _, tk in ipairs(most > 64 and { most, 64 } or { 64 }) do
         for wg = 2, 3 do
-            local widest = min(256, 2 * most_sums(p, wg) // 8 * 8)
-            local nq = roundup(ceildiv(p.q, ceildiv(p.q, widest)), 8)
+            local nq = even_columns(p, t, tk, wg)
             for _, tq in ipairs(nq < p.q and not torn(p, nq) and { nq, 2 * nq } or { nq }) do
                 add(list, p, t, { tk = tk, tq = tq, mi = 1, wg = wg, nq = nq })
             end
@@ -433,6 +444,13 @@ end
 -- Of two times that overlap as far as there are buffers.
 local function longer(a, b, ahead) return max(a, b) + HIDDEN * max(1, 3 / ahead) * min(a, b) end
 
+-- What memory loses for runs whose ends neighbours write, too: the more a block writes in between, rows of other warpgroups and
+-- filters of the same row, the more of those ends have left the cache before the neighbour completes them.
+local function torn_bytes(p, s, columns)
+    if not torn(p, columns) then return 0 end
+    return TORN_BYTES * (s.wg - 1 + s.tk / 64) * p.n * p.k * p.p * ceildiv(p.q, columns)
+end
+
 function few_channels.time(p, t, s)
     local d = shape(p, s, t)
     local tiles = p.n * ceildiv(p.p, s.tp) * ceildiv(p.q, s.tq)
@@ -440,8 +458,7 @@ function few_channels.time(p, t, s)
     local rounds, rows = ceildiv(tiles, max(1, t.sms // d.tiles_k)), min(s.tp, p.p)
     local tile = longer(rows * units, (rows + d.window - 1) * fill, d.slots - d.window)
     local clocks = rounds * tile + d.window * fill + last + FIRST_CLOCKS
-    local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes
-    if torn(p, d.columns) then bytes = bytes + TORN_BYTES * s.wg * p.n * p.k * p.p * ceildiv(p.q, d.columns) end
+    local bytes = (p.n * p.c * p.h * p.w + p.n * p.k * p.p * p.q) * p.bytes + torn_bytes(p, s, d.columns)
     local one_tap = p.r * p.s == 1 and ONE_TAP or 1
     return 2.5 + 1e6 * one_tap * longer(clocks / t.clock, bytes / t.bandwidth, MOST_SLOTS)
 end

@@ -12,7 +12,9 @@
 -- them together; for that, and for strides, the columns of a patch row are kept apart by phase. NHWC stores 16-bit filters four at
 -- a time: groups of 2 or 4 filters share the columns of a product, each in its own sums, and threads exchange halves of two.
 --
--- Strict f32 is three TF32 products, as in wgmma.lua: sums of at most 32 products move to FP32 registers.
+-- Strict f32 is three TF32 products, as in wgmma.lua: sums of 16 products, or of 8 in each of 3 filter rows, move to FP32
+-- registers. Tensor cores truncate: sums of 32 products were measured to be 1.65e-7 of themselves too near to zero on average, more
+-- than FP32's roundings leave; that falls in proportion to the number of products.
 
 local cuda = require "cuda"
 local launch = require "launch"
@@ -25,7 +27,7 @@ local grouped = {}
 grouped.parameters = {
     { "gt", 1, 64 },     -- groups of a block
     { "kt", 1, 32 },     -- products of 8 filters of each of these groups
-    { "gw", 1, 4 },      -- groups of a warp at a time
+    { "gw", 1, 8 },      -- groups of a warp at a time
     { "nt", 1, 4 },      -- products of 8 filters of a warp at a time
     { "mt", 1, 8 },      -- products of 16 pixels of a warp at a time, one below another
     { "rt", 1, 32 },     -- filter rows at a time: a row of pixels that is read once serves all of these
@@ -42,6 +44,7 @@ local SHORTEST_EXACT_SUM <const> = 32   -- products; see wgmma.lua
 local MOST_CHANNELS <const> = 128       -- of a group
 local MOST_ACCUMULATORS <const> = { nchw = 40, nhwc = 64 }  -- registers of a thread
 local MOST_WEIGHTS <const> = 16         -- tiles of 8 words x 8 filters in registers
+local MOST_EXACT_ROWS <const> = 3       -- filter rows at a time, 8 products each, that an exact sum may take in the tensor cores
 local MOST_UNROLLED <const> = 250       -- loads of operands and products in an unrolled loop body
 local MOST_RESIDENT <const> = 16        -- blocks of a multiprocessor
 
@@ -86,7 +89,7 @@ local function derive(p, s, t)
     d.words = p.s * d.cw                                   -- of a filter row
     d.steps = p.r // s.rt * ceildiv(d.words, 8)
     d.remainder = d.words % 8 ~= 0
-    d.promote = max(1, 4 // s.rt)                          -- steps of an exact sum
+    d.promote = s.rt == 1 and 2 or 1                       -- steps of an exact sum
     d.parts = s.kt // s.nt
     d.chunks_k = ceildiv(p.kg, 8 * s.kt)
     d.chunks = ceildiv(p.groups, s.gt) * d.chunks_k        -- blocks that share a tile of pixels
@@ -177,7 +180,9 @@ function grouped.check(p, t, s)
     if s.rt * s.nt > MOST_WEIGHTS then
         return string.format("rt*nt = %d tiles of weights in registers; at most %d", s.rt * s.nt, MOST_WEIGHTS)
     end
-    if d.exact and s.rt > 4 then return string.format("an exact sum of %d products; at most 32", 8 * s.rt) end
+    if d.exact and s.rt > MOST_EXACT_ROWS then
+        return string.format("an exact sum of %d products; at most %d", 8 * s.rt, 8 * MOST_EXACT_ROWS)
+    end
     if d.step_size > MOST_UNROLLED then
         return string.format("a step of %d loads and products; at most %d", d.step_size, MOST_UNROLLED)
     end
@@ -231,7 +236,7 @@ function grouped.candidates(p, t)
         local nt = min(4, kt)
         while kt % nt ~= 0 do nt = nt - 1 end
         local rt = p.r
-        if p.dil_h > 2 or rt * nt > MOST_WEIGHTS or p.math == "f32" and rt > 4 then rt = 1 end
+        if p.dil_h > 2 or rt * nt > MOST_WEIGHTS or p.math == "f32" and rt > MOST_EXACT_ROWS then rt = 1 end
         local gw = groups_of_warp(p, gt)
         if 4 * gw * nt * mt > most then
             if stages == 2 and p.kg < 8 and mt > 4 then return end   -- fewer rows, and all filters that a thread can store at once

@@ -56,7 +56,8 @@ local MOST_ACCUMULATORS <const> = { light = 160, heavy = 144 }   -- registers of
 local MOST_STAGED <const> = 16 << 10    -- bytes of a warpgroup's outputs that are stored at a time, as boxes
 local MOST_BOX <const> = 256            -- elements of a box of a tensor map, in each direction
 local MOST_BOXES <const> = 4            -- of planes, under way or there
-local MOST_COLUMNS <const> = 66         -- of a rectangle
+local LEAST_COLUMNS <const>, MOST_COLUMNS <const> = 12, 66   -- of a rectangle; the 8 pixels of a product's group lie in two lines at most
+local MOST_HELD <const> = 22            -- taps whose weights stay in shared memory: each has two barriers
 local MOST_TURNED <const> = 20          -- pixels of a thread, or pairs of 8 pixels x 8 channels
 local TURNING_WARPS <const> = 3         -- that turn boxes of planes
 local MOST_COUNTED <const> = 1 << 30    -- pixels that may be counted in 32 bits, with room behind
@@ -111,6 +112,7 @@ local function stage_outputs(p, s, d)
         d.staged = d.pixels // parts
     end
     if d.stores_planes then d.staged = 1 end   -- lines
+    if d.runs then d.staged = min(d.staged, d.pixels) end   -- of one strip
     d.width = d.pairs and 2 or 1
     if nhwc then
         local most = d.narrow and 8 or 4
@@ -157,7 +159,7 @@ local function share_memory(p, t, s, d)
     local weights = 4 * d.stage_bytes
     -- few weights that all tiles share stay where they are
     local all = d.chunks * p.r * p.s * d.stage_bytes
-    d.hold = d.turns and d.tiles_k * s.wm == 1 and 2 * patch + all + 2 * box + staging_bytes(p, s, d) <= most
+    d.hold = d.turns and d.tiles_k * s.wm == 1 and p.r * p.s <= MOST_HELD and 2 * patch + all + 2 * box + staging_bytes(p, s, d) <= most
     if d.hold then weights = all end
     local fixed = d.patches * patch + weights + 2 * box
     while p.layout == "nchw" and not d.split and d.staged < (d.stores_planes and d.tile_p or d.pixels) do
@@ -333,6 +335,7 @@ function wgmma.check(p, t, s)
     end
     if d.rectangle and p.layout ~= "nchw" then return "rectangles are NCHW's" end
     if s.lw > 0 and (s.ni > 1 or s.lw <= d.shift_w) then return "lines shorter than the filter, or several images" end
+    if d.rectangle and s.lw < LEAST_COLUMNS then return string.format("rectangles of %d columns; at least %d", s.lw, LEAST_COLUMNS) end
     if d.rectangle and (s.lw <= d.shift_w + 1 or d.tile_p < 1) then return "a tile of less than a line" end
     if d.rectangle and d.split then return "rectangles whose channels are shared" end
     if s.lw == 0 and d.patch_w * s.cb > 0x3fff * 16 then return "a patch line is longer than a descriptor's stride" end

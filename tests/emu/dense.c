@@ -35,6 +35,7 @@ static const struct dense {
     { "n1c72h1w1k70r3s3_pad1_f16", "wgmma:wm=2,tp=21,sq=1,ni=1,cb=128,lw=32,split=1,box=3", 4, 28 },
     { "n1c40h1w1k36r3s3_stride2_pad1_tf32_bias", "wgmma:wm=1,tp=3,sq=2,ni=1,cb=64,lw=12,split=1,box=3", 4, 20 },
     { "n1c36h1w1k36r4s3_pad2x0x1x3_hardswish", "wgmma:wm=1,tp=9,sq=2,ni=1,cb=128,lw=32,split=1,box=3", 4, 28 },
+    { "n1c17h1w1k16r7s1_pad6x0_bias_gelu", "wgmma:wm=1,tp=2,sq=2,ni=1,cb=128,lw=12,split=1,box=3", 4, 8 },   /* less staged than a pass could be */
     /* channels shared by the blocks of a cluster */
     { "n1c200h1w1k130r3s3_pad1_f16_nhwc_residual", "wgmma:wm=2,tp=9,sq=1,ni=2,cb=128,lw=0,split=3,box=1", 0, 0 },
     { "n1c200h1w1k67r3s3_pad1_f16_bias_silu", "wgmma:wm=1,tp=5,sq=2,ni=1,cb=128,lw=24,split=2,box=0", 0, 0 },

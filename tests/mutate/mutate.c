@@ -244,12 +244,12 @@ static void print_tallies(const tally *list, int n)
         {CAUGHT_CRASH, "crash"}, {SURVIVED, "survived"}, {GAP, "known gap"}, {EXPLAINED, "explained"}, {SAME_CODE, "same code"},
         {CAUGHT_COMPILER, "no compile"}};
     enum { N_COLUMNS = sizeof columns / sizeof *columns };
-    printf("%-13s", "");
+    printf("%-17s", "");
     for (int i = 0; i < N_COLUMNS; i++)
         printf("%11s", columns[i].title);
     printf("%16s\n", "caught");
     for (int k = 0; k < n; k++) {
-        printf("%-13s", list[k].name);
+        printf("%-17s", list[k].name);
         for (int i = 0; i < N_COLUMNS; i++)
             printf("%11d", list[k].of[columns[i].column]);
         int of = counted(&list[k]);

@@ -274,7 +274,7 @@ static void test_load_refusals(void)
 /* The parts of a binary are modules of their own, and an entry point is in one of them. */
 static void test_parts(void)
 {
-    static char second[] = FAKE_CUBIN_MAGIC "sm_90a\nextern \"C\" __global__ void late(float *y)\n{\n}\n";
+    static char second[] = FAKE_CUBIN_MAGIC "sm_90a\nextern \"C\" __global__ void late(float *y)\n{\n}\n\0.text.late";
     char arch[16];
     uintptr_t binding;
     cj_module *m = NULL;
@@ -286,8 +286,10 @@ static void test_parts(void)
     CHECK_OK(cj_parts_join(parts, 2, &binary));
     CHECK_OK(d->load(d, binding, &binary, &m));
     CHECK_INT(live() - before, 2);
+    int looked_up = calls("cuModuleGetFunction");
     CHECK_OK(d->function(d, m, "late", 0, &f));
     CHECK_OK(d->function(d, m, "conv", 0, &f));
+    CHECK_INT(calls("cuModuleGetFunction") - looked_up, 2); /* the part that has it, and no other */
     CHECK_FAILS(d->function(d, m, "absent", 0, &f), CONVJIT_DRIVER, "entry point absent: cuModuleGetFunction: named symbol not found");
     d->unload(d, m);
     CHECK_INT(live() - before, 0);

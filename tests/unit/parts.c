@@ -68,10 +68,31 @@ static void test_damage(void)
     cj_blob_free(&binary);
 }
 
+/* A name is found as a whole, in whichever part, and nothing behind a part's end is read. */
+static void test_find(void)
+{
+    static const char first[] = "ELF\0.text.f\0.rela.text.f_pack2\0x", second[] = "f_pack\0.text..text.f_pack\0.text.f2";
+    const cj_blob parts[] = {{.data = (unsigned char *)(uintptr_t)first, .size = sizeof first},
+                             {.data = (unsigned char *)(uintptr_t)second, .size = sizeof second}};
+    CHECK_INT(cj_parts_find(parts, 2, "f"), 0);
+    CHECK_INT(cj_parts_find(parts, 2, "f_pack"), 1);
+    CHECK_INT(cj_parts_find(parts, 2, "f_pack2"), 0);
+    CHECK_INT(cj_parts_find(parts, 2, "f2"), 1);
+    CHECK_INT(cj_parts_find(parts, 1, "f2"), 0);
+    CHECK_INT(cj_parts_find(parts, 2, "pack"), 0);
+    for (size_t size = 0; size < sizeof second; size++) {
+        cj_blob cut[] = {parts[0], {.data = malloc(size ? size : 1), .size = size}};
+        memcpy(cut[1].data, second, size);
+        CHECK_INT(cj_parts_find(cut, 2, "f2"), 0);
+        cj_blob_free(&cut[1]);
+    }
+}
+
 int main(void)
 {
     test_one();
     test_several();
     test_damage();
+    test_find();
     return check_done("parts");
 }
